@@ -1,0 +1,64 @@
+"""What every op must hold: its twin's values, right gradients of both orders, its dtype, and NaN for NaN."""
+
+import numpy as np
+
+import tinynet as tn
+
+
+def draw(shape, seed=0, low=-1.0, high=1.0):
+    """Float64 values, none within 0.05 of zero or of its neighbours' by accident of a grid: for ops without kinks."""
+    return np.random.default_rng(seed).uniform(low, high, shape)
+
+
+def distinct(shape, seed=0):
+    """Float64 values all at least 0.1 apart and 0.04 away from zero: for ops with kinks (relu, max)."""
+    n = int(np.prod(shape))
+    values = (np.arange(n) - n // 2 + 0.4) * 0.1
+    return np.random.default_rng(seed).permutation(values).reshape(shape)
+
+
+def check_op(fn, twin, inputs, *, gradients=True, second=True, rtol=1e-10, rtol32=1e-4, nan=True):
+    """Hold `fn` (of Tensors) to `twin` (of ndarrays) at `inputs` (float64 ndarrays), and to all the rest."""
+    inputs = [np.asarray(x, np.float64) for x in inputs]
+    expected = np.asarray(twin(*inputs))
+    tensors = [tn.Tensor(x, requires_grad=True) for x in inputs]
+    y = fn(*tensors)
+    assert y.dtype == np.float64
+    assert y.shape == expected.shape, f"shape {y.shape}, but the twin's is {expected.shape}"
+    check_close(y.numpy(), expected, rtol)
+    if gradients:
+        assert tn.gradcheck(fn, tensors)
+    if second:
+        assert tn.gradgradcheck(fn, tensors)
+    check_float32(fn, expected, inputs, gradients, rtol32)
+    if nan:
+        check_nan(fn, inputs)
+
+
+def check_float32(fn, expected, inputs, gradients=True, rtol=1e-4):
+    """float32 in gives float32 out, value and gradients alike, close to the float64 result."""
+    tensors = [tn.Tensor(x.astype(np.float32), requires_grad=True) for x in inputs]
+    y = fn(*tensors)
+    assert y.dtype == np.float32
+    check_close(y.numpy(), expected, rtol)
+    if gradients:
+        y.sum().backward()
+        for i, t in enumerate(tensors):
+            assert t.grad is None or (t.grad.dtype == np.float32 and t.grad.shape == t.shape), f"gradient {i}"
+
+
+def check_nan(fn, inputs):
+    """An input that is all NaN gives NaN somewhere in the result."""
+    for i in range(len(inputs)):
+        if inputs[i].size:
+            tensors = [tn.Tensor(np.full_like(x, np.nan) if j == i else x) for j, x in enumerate(inputs)]
+            assert np.isnan(fn(*tensors).numpy()).any(), f"NaN in input {i} was lost"
+
+
+def check_close(actual, expected, rtol):
+    """Equal up to `rtol` of the largest value, NaN and Inf in the same places."""
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isfinite(actual), finite)
+    np.testing.assert_array_equal(actual[~finite], expected[~finite])
+    scale = np.abs(expected[finite]).max(initial=0.0)
+    np.testing.assert_allclose(actual[finite], expected[finite], rtol=rtol, atol=rtol * scale)

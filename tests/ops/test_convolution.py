@@ -1,0 +1,86 @@
+"""The convolutions as ops: values, gradients of both orders, adjoint identity, options, sentences before any work."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinynet as tn
+from tests.checks import check_op, draw
+from tests.naive import convolution as naive
+from tinynet import shapes
+
+
+@st.composite
+def cases(draw_):
+    """Shapes and options of a convolution that fits."""
+    small = st.integers(1, 2)
+    groups = draw_(small)
+    kernel = draw_(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    dilation = draw_(st.tuples(small, small))
+    padding = draw_(st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2))
+    reach = [max(d * (k - 1) + 1 - sum(p), 1) for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    size = [draw_(st.integers(r, r + 2)) for r in reach]
+    x = (draw_(small), *size, groups * draw_(small))
+    w = (*kernel, x[3] // groups, groups * draw_(small))
+    return x, w, dict(stride=draw_(st.tuples(small, small)), padding=padding, dilation=dilation, groups=groups)
+
+
+def geometry(options, kernel):
+    return shapes.conv_geometry(options["stride"], options["padding"], options["dilation"], options["groups"], kernel, "")
+
+
+@settings(max_examples=12)
+@given(cases())
+def test_conv2d(case):
+    x, w, options = case
+    g, out = shapes.conv2d_shapes(x, w, None, **options)
+    check_op(lambda x, w, b: tn.conv2d(x, w, b, **options), lambda x, w, b: naive.gather(x, w, b, g, out),
+             [draw(x, 1), draw(w, 2), draw(w[3:], 3)])
+
+
+@settings(max_examples=12)
+@given(cases())
+def test_conv_transpose2d(case):
+    x, w, options = case
+    g, out = shapes.conv2d_shapes(x, w, None, **options)
+    extra = tuple(n - shapes.conv_transpose_output_size(m, k, s, sum(p), d) for n, m, k, s, p, d in zip(
+        x[1:3], out, w, g.stride, g.padding, g.dilation, strict=False))
+    y = (x[0], *out, w[3])
+    check_op(lambda y, w, b: tn.conv_transpose2d(y, w, b, output_padding=extra, **options),
+             lambda y, w, b: naive.scatter(y, w, b, g, x[1:3]), [draw(y, 1), draw(w, 2), draw((x[3],), 3)])
+
+
+@given(cases())
+def test_adjoint_with_the_very_same_weight(case):
+    x, w, options = case
+    g, out = shapes.conv2d_shapes(x, w, None, **options)
+    x, y, w = draw(x, 1), draw((x[0], *out, w[3]), 2), draw(w, 3)
+    extra = tuple(n - shapes.conv_transpose_output_size(m, k, s, sum(p), d) for n, m, k, s, p, d in zip(
+        x.shape[1:3], out, w.shape, g.stride, g.padding, g.dilation, strict=False))
+    left = (tn.conv2d(x, w, **options).numpy() * y).sum()
+    right = (x * tn.conv_transpose2d(y, w, output_padding=extra, **options).numpy()).sum()
+    assert left == pytest.approx(right, rel=1e-11, abs=1e-12)
+
+
+def test_same_padding_and_int_options():
+    x, w = draw((1, 5, 6, 2), 1), draw((3, 4, 2, 3), 2)
+    y = tn.conv2d(x, w, padding="same")
+    assert y.shape == (1, 5, 6, 3)
+    expected = tn.conv2d(x, w, padding=((1, 1), (1, 2)))
+    np.testing.assert_array_equal(y.numpy(), expected.numpy())
+
+
+def test_bad_shapes_raise_before_any_work(monkeypatch):
+    def never(*_):
+        raise AssertionError("a kernel ran")
+
+    for name in ("gather", "scatter", "weight_gradient"):
+        monkeypatch.setattr(f"tinynet.kernels.convolution.{name}", never)
+    x, w = np.ones((1, 8, 8, 4)), np.ones((3, 3, 3, 16))
+    with pytest.raises(ValueError, match=r"conv2d: x has 4 channels .* give w the shape \(3, 3, 4, 16\)"):
+        tn.conv2d(x, w)
+    with pytest.raises(ValueError, match="conv_transpose2d: x has 4 channels"):
+        tn.conv_transpose2d(x, w)
+    with pytest.raises(TypeError, match="x is float64, w is float32"):
+        tn.conv2d(tn.Tensor(x), tn.Tensor(np.ones((3, 3, 4, 1), np.float32)))

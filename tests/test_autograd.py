@@ -1,0 +1,226 @@
+"""The graph: order, sums, freeing, gradients of gradients, and the sentences for what can't be had."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+from tinynet.autograd import Op, is_grad_enabled
+
+
+def leaf(*values):
+    return tn.Tensor(np.array(values, np.float64), requires_grad=True)
+
+
+def test_shared_value_gets_the_sum_of_its_gradients():
+    x = leaf(3.0)
+    a = x * 2
+    b = a + 1
+    (a * b).backward()  # c = 2x (2x + 1), dc/dx = 8x + 2
+    assert x.grad.item() == 26
+
+
+def test_every_op_runs_backward_once():
+    calls = []
+
+    class Count(Op):
+        def forward(self, x):
+            return x * 1
+
+        def backward(self, gy):
+            calls.append(1)
+            return gy
+
+    y = Count()(leaf(1.0))
+    for _ in range(10):  # 2**10 paths lead to the one op
+        y = y + y
+    y.backward()
+    assert len(calls) == 1
+
+
+def test_chain_of_100_000_ops():
+    x = leaf(1.0)
+    y = x
+    for _ in range(100_000):
+        y = y + 1
+    y.backward()
+    assert x.grad.item() == 1
+    y = x
+    for _ in range(100_000):
+        y = y * 1
+    del y  # a graph that is dropped without a backward pass must not recurse either
+
+
+def test_gradients_accumulate_over_backward_passes():
+    x = leaf(2.0)
+    (x * x).backward()
+    (x * x).backward()
+    assert x.grad.item() == 8
+
+
+def test_grad_arrays_are_never_shared():
+    x, y = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    (x + y).backward(np.ones(2))
+    x.grad.data[0] = 7
+    assert y.grad.data[0] == 1
+
+
+def test_second_backward_raises_and_retain_graph_allows_it():
+    x = leaf(2.0)
+    y = x * x
+    y.backward(retain_graph=True)
+    y.backward()
+    assert x.grad.item() == 8
+    with pytest.raises(tn.GraphError, match="freed by an earlier backward pass"):
+        y.backward()
+
+
+def test_second_backward_through_a_shared_part_raises_before_it_changes_anything():
+    x, z = leaf(2.0), leaf(5.0)
+    shared = x * x
+    first, second = shared * 1, shared * z
+    first.backward()
+    with pytest.raises(tn.GraphError, match="retain_graph=True"):
+        second.backward()
+    assert z.grad is None
+
+
+def test_backward_of_a_non_scalar_needs_a_gradient():
+    x = leaf(1.0, 2.0)
+    with pytest.raises(tn.GraphError, match=r"shape \(2,\); only a scalar"):
+        (x * 2).backward()
+    with pytest.raises(ValueError, match=r"gradient has the shape \(3,\), but must have \(2,\)"):
+        (x * 2).backward(np.ones(3))
+    (x * 2).backward(np.array([1.0, 10.0]))
+    np.testing.assert_array_equal(x.grad.data, [2, 20])
+
+
+def test_backward_without_a_graph_raises():
+    with pytest.raises(tn.GraphError, match="needs no gradient"):
+        tn.Tensor(1.0).backward()
+    x = leaf(1.0)
+    with tn.no_grad():
+        y = x * 2
+    with pytest.raises(tn.GraphError, match="no_grad"):
+        y.backward()
+
+
+def test_no_grad_keeps_nothing_and_ends_with_its_block():
+    x = leaf(1.0)
+    with tn.no_grad():
+        assert not is_grad_enabled()
+        assert (x * 2).op is None
+    assert is_grad_enabled()
+    assert (x * 2).requires_grad
+
+
+def test_detach_stops_the_gradient():
+    x = leaf(3.0)
+    (x * x.detach()).backward()
+    assert x.grad.item() == 3
+
+
+def test_memory_is_freed_on_the_way():
+    x = leaf(*range(10))
+    middle = x * 2
+    alive = weakref.ref(middle)
+    y = (middle * middle).sum()
+    del middle
+    assert alive() is not None
+    y.backward()
+    assert alive() is None  # though y itself is still here
+
+
+def test_graph_has_no_reference_cycles():
+    x = leaf(1.0)
+    gc.collect()
+    gc.disable()
+    try:
+        y = tn.exp(tn.sqrt(x)) * 2  # ops that keep their output
+        alive = weakref.ref(y.op)
+        del y
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_grad_leaves_dot_grad_alone_and_takes_intermediate_inputs():
+    x = leaf(2.0)
+    y = x * x
+    z = y * y
+    gy, gx = tn.grad(z, [y, x], create_graph=True)
+    assert (gy.item(), gx.item()) == (8, 32)
+    assert x.grad is None
+
+
+def test_grad_of_grad_of_grad():
+    x = leaf(2.0)
+    (g1,) = tn.grad(x**4, x, create_graph=True)
+    (g2,) = tn.grad(g1, x, create_graph=True)
+    (g3,) = tn.grad(g2, x)
+    assert (g1.item(), g2.item(), g3.item()) == (32, 48, 48)
+
+
+def test_backward_with_create_graph_gives_a_grad_that_can_be_differentiated():
+    x = leaf(3.0)
+    (x**3).backward(create_graph=True)
+    (g2,) = tn.grad(x.grad, x)
+    assert g2.item() == 18
+
+
+def test_grad_sentences():
+    x, unused = leaf(1.0), leaf(1.0)
+    with pytest.raises(tn.GraphError, match="not computed from input 0"):
+        tn.grad(x * 2, unused)
+    with pytest.raises(tn.GraphError, match="input 0 needs no gradient"):
+        tn.grad(x * 2, tn.Tensor(1.0))
+    with pytest.raises(ValueError, match="must be one each"):
+        tn.grad([x * 2, x * 3], x, grad_outputs=[1.0])
+
+
+def test_grad_visits_only_what_leads_to_the_inputs():
+    class Forbidden(Op):
+        def forward(self, x):
+            return x * 1
+
+        def backward(self, gy):
+            raise AssertionError("visited")
+
+    x, y = leaf(2.0), leaf(3.0)
+    z = x * 5 + Forbidden()(y)
+    assert tn.grad(z, x)[0].item() == 5
+
+
+def test_two_dtypes_raise():
+    with pytest.raises(TypeError, match="x is float64, y is float32"):
+        leaf(1.0) * tn.Tensor(np.ones(1, np.float32))
+
+
+def test_a_backward_of_the_wrong_shape_is_refused():
+    class Wrong(Op):
+        def forward(self, x):
+            return x.sum(0)
+
+        def backward(self, gy):
+            return gy
+
+    with pytest.raises(tn.GraphError, match=r"Wrong.backward gave a gradient of shape \(3,\)"):
+        Wrong()(tn.Tensor(np.ones((2, 3)), requires_grad=True)).backward(np.ones(3))
+
+
+def test_detect_anomaly_names_op_and_line():
+    x = leaf(0.0)
+    with tn.detect_anomaly():
+        with pytest.raises(FloatingPointError, match=r"Log made a NaN or Inf in its forward .*test_autograd.py:\d+"):
+            tn.log(x)
+        y = tn.sqrt(x)
+        with pytest.raises(FloatingPointError, match=r"Sqrt made a NaN or Inf in its backward .*test_autograd.py:\d+"):
+            y.backward()
+
+
+def test_overflow_is_silent(recwarn):
+    y = tn.exp(tn.Tensor([1000.0])) - tn.exp(tn.Tensor([1000.0]))
+    assert np.isnan(y.item())
+    assert not recwarn.list

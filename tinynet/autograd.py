@@ -1,0 +1,373 @@
+"""The graph of what was computed, and the walk back through it: Op, backward, grad, no_grad, detect_anomaly.
+
+Every operation is an `Op`. Calling one computes its result and, if a gradient may be asked for later, makes the op a
+node of the graph: it remembers the nodes that its inputs came from (`parents`) and what its `backward` will read.
+A node is an op, or a *leaf*: a tensor that the user made. The graph only points backwards, from results to inputs,
+so a result that is dropped takes its part of the graph with it.
+
+The backward pass visits the nodes in topological order, every consumer of a value before the value's producer.
+Any other order would hand a gradient on before all its parts have been added up:
+
+    a = x * 2;  b = a + 1;  c = a * b        dc/da has two parts: one from c directly, one through b
+
+It is a loop, not a recursion, so a chain of 100,000 ops is no deeper than one. Each op is freed once it has passed
+its gradient on. `backward` methods take and return *tensors* and compute with ordinary ops: while gradients are being
+computed nothing is recorded, unless `create_graph=True` asks for gradients of gradients, which then come for free.
+
+This file knows tensors only by what they carry (array, op, requires_grad); the class itself stands one floor up.
+"""
+
+import contextlib
+import threading
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+from tinynet.guard import Keep
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class _Mode(threading.local):
+    """Switches that hold for the current thread."""
+
+    recording = True
+    anomaly = False
+
+
+_mode = _Mode()
+
+
+@contextlib.contextmanager
+def _switched(name, value):
+    before = getattr(_mode, name)
+    setattr(_mode, name, value)
+    try:
+        yield
+    finally:
+        setattr(_mode, name, before)
+
+
+def no_grad():
+    """Within this context nothing is recorded: results need no gradient and keep nothing alive.
+
+    >>> import tinynet as tn
+    >>> x = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> with tn.no_grad():
+    ...     y = x * 2
+    >>> y.requires_grad
+    False
+    """
+    return _switched("recording", False)
+
+
+def is_grad_enabled():
+    """Whether operations are being recorded in this thread."""
+    return _mode.recording
+
+
+def detect_anomaly():
+    """Within this context the first NaN or Inf that an operation makes raises, forward or backward.
+
+    The error (FloatingPointError) names the op and the line of the program that called it. Every result is searched,
+    so it is for debugging.
+
+    >>> import tinynet as tn
+    >>> with tn.detect_anomaly():
+    ...     tn.log(tn.Tensor([0.0]))
+    Traceback (most recent call last):
+    ...
+    FloatingPointError: Log made a NaN or Inf in its forward pass from finite inputs, called at <doctest ...
+    """
+    return _switched("anomaly", True)
+
+
+class GraphError(RuntimeError):
+    """A gradient was asked for that the graph can't give."""
+
+
+class Op:
+    """A differentiable operation; a call of one is a node of the graph.
+
+    A subclass gives `forward(self, x, ...)`, which takes and returns ndarrays, and right below it
+    `backward(self, gy)`, which takes the result's gradient as a Tensor and returns one Tensor per input (or None for
+    one that has no gradient). Parameters go to the constructor, tensors to the call: `Sum(axis=0)(x)`.
+
+    keeps: what backward reads: names of forward's arguments, and "output". They are there as `self.x`, `self.output`.
+    broadcasts: the inputs may differ in shape by NumPy's rules; the engine sums their gradients back to their shapes.
+    needs: a bool per argument of forward, set before forward runs: will its gradient be asked for?
+    """
+
+    keeps = ()
+    broadcasts = False
+    arguments = ()  # the names of forward's arguments
+    freed = False
+    parents = ()
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        code = cls.forward.__code__
+        cls.arguments = code.co_varnames[1 : code.co_argcount]
+
+    def __call__(self, *inputs):
+        arrays = self._arrays(inputs)
+        recording = _mode.recording
+        needs = [recording and x.requires_grad for x in inputs]
+        self.needs = (*needs, *[False] * (len(self.arguments) - len(needs)))
+        with np.errstate(all="ignore"):  # NaN and Inf travel without a warning; detect_anomaly() looks for them
+            y = self.forward(*arrays)
+        if _mode.anomaly:
+            self._check_forward(arrays, y)
+        output = inputs[0].wrap(y)
+        if True in needs:
+            self._record(inputs, output)
+        return output
+
+    def _arrays(self, inputs):
+        """The inputs' arrays, all of one float dtype."""
+        arrays = [x.array for x in inputs]
+        dtype = arrays[0].dtype
+        if dtype in FLOATS and all(a.dtype is dtype or a.dtype == dtype for a in arrays):
+            return arrays
+        floats = {a.dtype for a in arrays if a.dtype in FLOATS}
+        if len(floats) > 1:
+            got = ", ".join(f"{n} is {a.dtype}" for n, a in zip(self.arguments, arrays, strict=False))
+            raise TypeError(f"{type(self).__name__}: {got}; all must be of one dtype (x.astype(...) converts)")
+        dtype = floats.pop() if floats else FLOATS[0]
+        return [a.astype(dtype, copy=False) for a in arrays]
+
+    def _record(self, inputs, output):
+        """Become a node of the graph: remember where the inputs came from and what backward will read."""
+        self.parents = [node(x) if need else None for x, need in zip(inputs, self.needs, strict=False)]
+        self.shapes = [x.shape for x in inputs]
+        self.dtype = output.dtype
+        kept = []
+        for name in self.keeps:
+            if name == "output":
+                self._output = output.wrap(output.array)
+                kept.append(output.array)
+            elif (position := self.arguments.index(name)) < len(inputs):
+                setattr(self, name, inputs[position])
+                kept.append(inputs[position].array)
+        self.kept = Keep(kept)
+        output.op = self
+        output.requires_grad = True
+
+    @property
+    def output(self):
+        """This op's result as a tensor of the graph (not stored as one: the two would keep each other alive)."""
+        output = self._output.wrap(self._output.array)
+        output.op, output.requires_grad = self, True
+        return output
+
+    def _free(self):
+        """Let go of everything. The shell that is left tells a second backward pass that it comes too late."""
+        self.__dict__ = {"freed": True}
+
+    def _gradients(self, gy):
+        """backward's gradients, one per input, each fitted to the shape of its input."""
+        anomaly = _mode.anomaly
+        with _switched("anomaly", False):  # this op is to be named, not the ops that its backward calls
+            gradients = self.backward(gy)
+        if not isinstance(gradients, tuple):
+            gradients = (gradients,)
+        if anomaly:
+            self._check_backward(gy, gradients)
+        return [
+            None if parent is None or g is None else self._fit(g, shape)
+            for parent, g, shape in zip(self.parents, gradients, self.shapes, strict=False)
+        ]
+
+    def _fit(self, g, shape):
+        """Un-broadcast: a value that was repeated collects the gradients of all its copies."""
+        if g.shape != shape and self.broadcasts:
+            g = g.sum_to(shape)
+        if g.shape != shape or g.dtype != self.dtype:
+            raise GraphError(
+                f"{type(self).__name__}.backward gave a gradient of shape {g.shape} and dtype {g.dtype} "
+                f"for an input of shape {shape} and dtype {self.dtype}; they must be equal"
+            )
+        return g
+
+    def _check_forward(self, arrays, y):
+        self.called_at = _users_line()
+        if all(np.isfinite(a).all() for a in arrays) and not np.isfinite(y).all():
+            raise FloatingPointError(
+                f"{type(self).__name__} made a NaN or Inf in its forward pass from finite inputs, "
+                f"called at {self.called_at}"
+            )
+
+    def _check_backward(self, gy, gradients):
+        if np.isfinite(gy.array).all() and not all(g is None or np.isfinite(g.array).all() for g in gradients):
+            where = getattr(self, "called_at", "a line outside detect_anomaly()")
+            raise FloatingPointError(
+                f"{type(self).__name__} made a NaN or Inf in its backward pass from a finite gradient, "
+                f"called at {where}"
+            )
+
+
+def _users_line():
+    """file:line of the innermost call that is not the framework's own."""
+    here = str(Path(__file__).parent)
+    frames = [f for f in traceback.extract_stack() if not f.filename.startswith(here)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
+
+
+def node(tensor):
+    """The node of the graph that stands for a tensor: the op that made it, or the tensor itself (a leaf)."""
+    return tensor if tensor.op is None else tensor.op
+
+
+def topological_order(roots):
+    """All nodes that the roots depend on, each before every node that it was computed from."""
+    consumers = dict.fromkeys(roots, 0)  # node -> how many edges lead to it
+    stack = list(consumers)
+    while stack:
+        for parent in _parents(stack.pop()):
+            if parent not in consumers:
+                consumers[parent] = 0
+                stack.append(parent)
+            consumers[parent] += 1
+    order = []
+    ready = [n for n in consumers if not consumers[n]]
+    while ready:
+        order.append(ready.pop())
+        for parent in _parents(order[-1]):
+            consumers[parent] -= 1
+            if not consumers[parent]:
+                ready.append(parent)
+    return order
+
+
+def _parents(n):
+    """The nodes that `n` was computed from and that need a gradient."""
+    if not isinstance(n, Op):
+        return ()
+    if n.freed:
+        raise GraphError(
+            "backward: this part of the graph has been freed by an earlier backward pass; "
+            "compute the result again, or keep the graph with backward(retain_graph=True)"
+        )
+    return [p for p in n.parents if p is not None]
+
+
+def propagate(outputs, gradients, targets=None, create_graph=False, retain_graph=False):
+    """Carry gradients from `outputs` back through the graph.
+
+    Without targets they are added to the `.grad` of all leaves. With targets (tensors) a list of their gradients is
+    returned, None for those that the outputs don't depend on, and only the ops on the way to them are visited.
+    """
+    order = topological_order([node(t) for t in outputs])
+    wanted = None if targets is None else {node(t) for t in targets}
+    useful = set(order) if wanted is None else _leading_to(wanted, order)
+    found, arrived = {}, {}  # gradients of the targets; gradients on their way
+    with _switched("recording", create_graph):
+        for output, g in zip(outputs, gradients, strict=True):
+            _add(arrived, node(output), g)
+        for n in _consume(order):
+            g = arrived.pop(n, None)
+            if wanted is not None and n in wanted:
+                found[n] = g
+            if not isinstance(n, Op):
+                if wanted is None and g is not None:
+                    n.accumulate_grad(g)
+                continue
+            if g is not None and n in useful:
+                for parent, gx in zip(n.parents, _run(n, g, useful), strict=False):
+                    if gx is not None:
+                        _add(arrived, parent, gx)
+            if not retain_graph:
+                n._free()
+    return None if targets is None else [found.get(node(t)) for t in targets]
+
+
+def _consume(order):
+    """Give the nodes from first to last, holding on to none that has been given."""
+    order.reverse()
+    while order:
+        yield order.pop()
+
+
+def _leading_to(wanted, order):
+    """Those ops of the order from which a wanted node can be reached."""
+    useful = set(wanted)
+    for n in reversed(order):
+        if any(p in useful for p in _parents(n)):
+            useful.add(n)
+    return useful
+
+
+def _run(op, gy, useful):
+    """The gradients of an op's inputs, but only of those that lead somewhere useful."""
+    needs = op.needs
+    op.needs = tuple(p in useful for p in op.parents) + needs[len(op.parents) :]
+    try:
+        gradients = op._gradients(gy)
+        return [g if need else None for g, need in zip(gradients, op.needs, strict=False)]
+    finally:
+        op.needs = needs
+
+
+def _add(arrived, n, g):
+    """A value that is used twice gets the sum of both gradients."""
+    arrived[n] = arrived[n] + g if n in arrived else g
+
+
+def backward(tensor, grad, create_graph=False, retain_graph=False):
+    """Add d tensor / d leaf to the `.grad` of every leaf that `tensor` was computed from (Tensor.backward)."""
+    if not tensor.requires_grad:
+        raise GraphError(
+            "backward: this tensor needs no gradient: nothing that it was computed from has requires_grad=True, "
+            "or it was computed under no_grad()"
+        )
+    seed = _seed("backward", tensor, grad)
+    propagate([tensor], [seed], create_graph=create_graph, retain_graph=retain_graph or create_graph)
+
+
+def _seed(name, output, gradient):
+    """The gradient that the walk starts with: the given one, or 1 for a scalar."""
+    if gradient is None:
+        if output.size != 1:
+            raise GraphError(
+                f"{name}: the tensor has the shape {output.shape}; only a scalar can do without a gradient: "
+                "sum it, or give a gradient of its shape"
+            )
+        return output.wrap(np.ones(output.shape, output.dtype))
+    gradient = output.like(gradient)
+    if gradient.shape != output.shape:
+        raise ValueError(f"{name}: the gradient has the shape {gradient.shape}, but must have {output.shape}")
+    return gradient
+
+
+def grad(outputs, inputs, grad_outputs=None, create_graph=False):
+    """The gradients of the (sum of the) outputs with respect to the inputs, without touching any `.grad`.
+
+    outputs, inputs: a Tensor or a sequence of them; grad_outputs: a gradient per output, not needed for scalars.
+    create_graph=True records the computation, so that the gradients can be differentiated again.
+    Returns a list with a Tensor per input. Raises GraphError if an output doesn't depend on an input.
+
+    >>> import tinynet as tn
+    >>> x = tn.Tensor(3.0, requires_grad=True)
+    >>> (gx,) = tn.grad(x ** 3, x, create_graph=True)
+    >>> gx.item(), tn.grad(gx, x)[0].item()
+    (27.0, 18.0)
+    """
+    outputs, inputs, grad_outputs = (_listed(v) for v in (outputs, inputs, grad_outputs))
+    grad_outputs = grad_outputs or [None] * len(outputs)
+    if len(grad_outputs) != len(outputs):
+        raise ValueError(f"grad: {len(outputs)} outputs, but {len(grad_outputs)} grad_outputs; there must be one each")
+    for kind, tensors in (("output", outputs), ("input", inputs)):
+        for i, t in enumerate(tensors):
+            if not t.requires_grad:
+                raise GraphError(f"grad: {kind} {i} needs no gradient; set requires_grad=True before computing")
+    seeds = [_seed("grad", t, g) for t, g in zip(outputs, grad_outputs, strict=True)]
+    gradients = propagate(outputs, seeds, inputs, create_graph=create_graph, retain_graph=create_graph)
+    for i, g in enumerate(gradients):
+        if g is None:
+            raise GraphError(f"grad: the outputs were not computed from input {i} (shape {inputs[i].shape})")
+    return gradients
+
+
+def _listed(value):
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]

@@ -1,0 +1,92 @@
+"""Write protection: memory that a live graph still needs can't be changed behind its back.
+
+A gradient is wrong, without a word, if an array that `backward` will read is overwritten after the forward pass.
+So every array through which a user can write (the one given to `Tensor(...)`, and what `.data` hands out) is known
+here by the block of memory that it lies in, and is read-only as long as a graph keeps that block; NumPy then raises
+`ValueError: assignment destination is read-only`. The kernels read the same memory through arrays of their own.
+
+What can't be seen: a slice that the user took of an array before, and writes through.
+"""
+
+import threading
+import weakref
+
+import numpy as np
+
+
+class _Block:
+    """A block of memory: how many live ops keep it, and the arrays through which a user can write to it."""
+
+    __slots__ = ("keepers", "views")
+
+    def __init__(self):
+        self.keepers = 0
+        self.views = {}  # id(array) -> weak reference to it
+
+
+_blocks = {}  # id(the array that owns the memory) -> _Block
+_mutex = threading.RLock()  # re-entrant: a weak reference may die, and call back, while it is held
+
+
+def owner(array):
+    """The array that owns the memory of `array`."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def publish(array):
+    """Make `array` known as one that a user can write through, and read-only at once if its block is kept."""
+    if not array.flags.writeable:
+        return
+    block_id, key = id(owner(array)), id(array)
+    with _mutex:
+        block = _blocks.setdefault(block_id, _Block())
+
+        def forget(_):
+            with _mutex:
+                block.views.pop(key, None)
+                if not block.views and not block.keepers and _blocks.get(block_id) is block:
+                    del _blocks[block_id]
+
+        block.views[key] = weakref.ref(array, forget)
+        if block.keepers:
+            array.flags.writeable = False
+
+
+def is_kept(array):
+    """Whether a live graph still needs the memory of `array`."""
+    block = _blocks.get(id(owner(array)))
+    return block is not None and block.keepers > 0
+
+
+class Keep:
+    """Holds arrays for a later backward pass; their memory is read-only to users until this object goes."""
+
+    __slots__ = ("owners",)
+
+    def __init__(self, arrays):
+        self.owners = [owner(a) for a in arrays]
+        with _mutex:
+            for a in self.owners:
+                block = _blocks.setdefault(id(a), _Block())
+                block.keepers += 1
+                if block.keepers == 1:
+                    _set_writeable(block, False)
+
+    def __del__(self):
+        with _mutex:
+            for a in self.owners:
+                block = _blocks[id(a)]
+                block.keepers -= 1
+                if not block.keepers:
+                    _set_writeable(block, True)
+                    if not block.views:
+                        del _blocks[id(a)]
+
+
+def _set_writeable(block, writeable):
+    """Set the flag of every public array of the block, the owner of the memory first (views follow it)."""
+    arrays = [a for a in (ref() for ref in list(block.views.values())) if a is not None]
+    for a in sorted(arrays, key=lambda a: a.base is not None):
+        a.flags.writeable = writeable

@@ -1,0 +1,297 @@
+"""Convolution, transposed convolution and their weight gradient: one sum seen from three sides.
+
+    F(x, w, y) = sum over n, i, j, u, v, c, o of  x[n, i*s + u*d - p, j*s + v*d - p, c] * w[u, v, c, o] * y[n, i, j, o]
+
+(s the stride, d the dilation, p the padding before; x is 0 outside of the image.) F is linear in each of its three arguments. Leave one out,
+and what remains is an array of that argument's shape:
+
+    gather            leave out y   each output pixel gathers from the window of input pixels below it   convolution
+    scatter           leave out x   each pixel of y scatters its values over that window                 transposed convolution
+    weight_gradient   leave out w   each weight meets all pairs of pixels that it ever connected
+
+So each one's derivatives are the other two: <gather(x, w), y> = <x, scatter(y, w)> = <w, weight_gradient(x, y)> = F(x, w, y),
+and the three suffice for a convolution, a transposed one, and all derivatives of both of any order.
+
+Gather and scatter are even one loop. A pixel of x at h gets from the pixel of y at i through the tap u if i*s + u*d - p = h. For
+h, h + s, h + 2s, ... (a *phase*) these are the same taps, every s-th one or so, and the pixels of y are neighbours. So scatter
+*gathers* too, with ceil(K/s) taps a phase, writing every s-th pixel; and gather is the case of a single phase that has all taps.
+
+Nothing is unrolled into windows ("im2col"): in channels-last layout the windows are there already. In padded rows of C channels, the pixel
+j of the output starts at j*s*C, the tap v at v*d*C, and the channel c at c: steps of the register tile (tile.py), whose rows are
+pixels, whose columns are output channels, and whose sum runs over (u, v, c). For the weight gradient its rows are (v, c), its sum runs over pixels.
+
+    N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y   groups: each C/groups to O/groups
+"""
+import math
+
+import numba
+import numpy as np
+
+from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.matmul import transpose
+from tinynet.kernels.tile import block
+
+
+def gather(x, w, b, geometry, out_hw):
+    """y[n,i,j,o] = b[o] + sum_uvc x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] w[u,v,c,o]
+
+    x (N, H, W, C), w (KH, KW, C/groups, O), b (O) or None, out_hw = (OH, OW); returns (N, OH, OW, O).
+    """
+    axes = [_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry)]
+    return _correlate_by_axes(x, np.ascontiguousarray(w), b, w.shape[3], axes, out_hw, geometry.groups, w.shape[3] // geometry.groups)
+
+
+def scatter(y, w, b, geometry, out_hw):
+    """x[n,h,v,c] = b[c] + the sum of y[n,i,j,o] w[u,v,c,o] over all i*sh + u*dh - top = h, j*sw + v*dw - left = w
+
+    y (N, OH, OW, O), w (KH, KW, C/groups, O), b (C) or None, out_hw = (H, W); returns (N, H, W, C).
+    """
+    axes = [_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry)]
+    KH, KW, C, O = w.shape
+    wt = transpose(w.reshape(KH * KW, C, O)).reshape(KH, KW, O, C)
+    return _correlate_by_axes(y, wt, b, C * geometry.groups, axes, out_hw, geometry.groups, O // geometry.groups * C)
+
+
+def weight_gradient(x, y, geometry, kernel_hw):
+    """w[u,v,c,o] = sum_nij x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] y[n,i,j,o]
+
+    x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns (KH, KW, C/groups, O).
+    """
+    x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
+    N, H, W, C = x.shape
+    _, OH, OW, O = y.shape
+    (sh, sw), ((top, _), (left, _)), (dh, dw), groups = geometry
+    KH, KW = kernel_hw
+    shape = KH, KW, C // groups, O
+    rows = min(ROWS_PER_TASK, OH)
+    chunks = min(16, max(1, N * -(-OH // rows)))
+    while chunks > 1 and chunks * math.prod(shape) > 2 ** 20:
+        chunks //= 2
+    panels = 1
+    partial = np.empty((chunks, *shape), x.dtype)
+    w = partial[0] if chunks == 1 else np.empty(shape, x.dtype)
+    _weight_gradient(x, y, partial, w, (sh, sw, top, left, dh, dw, groups), rows, panels, numba.get_num_threads())
+    return w
+
+
+# ---- Gather and scatter ---------------------------------------------------------------------------------------------
+
+ROWS_PER_TASK = 8
+
+
+def _by_axis(kernel_hw, geometry):
+    (top, _), (left, _) = geometry.padding
+    return zip(kernel_hw, geometry.stride, (top, left), geometry.dilation, strict=True)
+
+
+# An axis is a table with a line for each phase. Target pixels f, f + n, f + 2n, ... belong to phase f of n; pixel f + g*n sums over
+#     t < taps    source[source + g*advance + t*reach] * weight[first + t*jump]
+# with the columns                                  taps, first, jump, source, advance, reach
+
+def _gather_axis(size, stride, before, dilation):
+    return np.array([[size, 0, 1, -before, stride, dilation]])
+
+
+def _scatter_axis(size, stride, before, dilation):
+    common = math.gcd(stride, dilation)
+    jump = stride // common
+    table = []
+    for f in range(stride):
+        hits = [u for u in range(min(jump, size)) if (f + before - u * dilation) % stride == 0]
+        first = hits[0] if hits else size
+        table.append([len(range(first, size, jump)), first, jump, (f + before - first * dilation) // stride, 1, -(dilation // common)])
+    return np.array(table)
+
+
+def _extent(axis, size):
+    """The first source pixel that any of `size` target pixels reads, and how many from there to the last."""
+    low, high = [], []
+    for f, (taps, _, _, source, advance, reach) in enumerate(axis.tolist()):
+        count = (size - f + len(axis) - 1) // len(axis)
+        if taps and count > 0:
+            ends = [source + g * advance + t * reach for g in (0, count - 1) for t in (0, taps - 1)]
+            low.append(min(ends))
+            high.append(max(ends))
+    return (min(low), max(high) - min(low) + 1) if low else (0, 0)
+
+
+def _correlate_by_axes(source, weights, bias, channels, axes, size, groups, group_step):
+    source = np.ascontiguousarray(source)
+    N, H, W, C = source.shape
+    target = np.empty((N, *size, channels), source.dtype)
+    bias = np.zeros(channels, source.dtype) if bias is None else np.ascontiguousarray(bias)
+    extents = [_extent(axis, n) for axis, n in zip(axes, size, strict=True)]
+    inside = all(low >= 0 and low + n <= m for (low, n), m in zip(extents, (H, W), strict=True))
+    rows = max(1, min(ROWS_PER_TASK, -(-N * size[0] // 16)))
+    low, width = (0, W) if inside else extents[1]
+    _correlate(source, weights, bias, target, *axes, low, width, inside, groups, group_step, rows, numba.get_num_threads())
+    return target
+
+
+@kernel
+def _correlate(source, weights, bias, target, vertical, horizontal, low, width, inside, groups, group_step, rows, lanes):
+    """target[n, h, w] = bias + sum over the taps of h's and w's phases of source[n, h', w'] @ weights[u, v]
+
+    Tasks are blocks of rows of an image; which lane computes one makes no difference to its bits.
+    """
+    N, H, _, _ = source.shape
+    TH = target.shape[1]
+    pitch = width * source.shape[3]
+    blocks = (TH + rows - 1) // rows
+    for lane in prange(lanes):
+        scratch = np.empty(0 if inside else _most_source_rows(vertical, rows, TH) * pitch, source.dtype)
+        for task in range(lane, N * blocks, lanes):
+            n, h0 = task // blocks, task % blocks * rows
+            h1 = min(TH, h0 + rows)
+            if inside:
+                lines, origin = source.reshape(-1), n * H * pitch
+            else:
+                top, bottom = _source_rows(vertical, h0, h1)
+                _load_rows(source[n], top, bottom, low, width, scratch)
+                lines, origin = scratch, -top * pitch
+            _rows(lines, origin - low * source.shape[3], pitch, weights, bias, target, n, h0, h1,
+                  vertical, horizontal, groups, group_step)
+
+
+PANEL = 64
+
+
+@inner
+def _rows(lines, origin, pitch, weights, bias, target, n, h0, h1, vertical, horizontal, groups, group_step):
+    """Rows h0 to h1 of target[n], a group and a panel of its channels after the other, so that their weights stay in cache."""
+    _, TH, TW, M = target.shape
+    _, KW, weight_rows, weight_columns = weights.shape
+    C = weight_rows if group_step < weight_columns or groups == 1 else weight_rows // groups
+    tap = weight_rows * weight_columns
+    MG = M // groups
+    flat, out = weights.reshape(-1), target.reshape(-1)
+    pixel = C * groups
+    for g in range(groups):
+        for o in range(0, MG, PANEL):
+            for h in range(h0, h1):
+                taps_u, u, jump_u, row, advance, reach_u = vertical[h % len(vertical)]
+                row += h // len(vertical) * advance
+                for f in range(len(horizontal)):
+                    taps_v, v, jump_v, column, advance, reach_v = horizontal[f]
+                    a = (lines, origin + row * pitch + column * pixel + g * C, advance * pixel, reach_u * pitch, reach_v * pixel, 1)
+                    b = (flat, (u * KW + v) * tap + g * group_step + o, jump_u * KW * tap, jump_v * tap, weight_columns)
+                    s = (bias, g * MG + o, 0)
+                    c = (out, ((n * TH + h) * TW + f) * M + g * MG + o, len(horizontal) * M)
+                    steps = (taps_u, taps_v, C)
+                    if MERGE and groups == 1 and jump_v == 1 and reach_v == 1:
+                        steps = (taps_u, 1, taps_v * C)
+                    block(a, b, s, c, steps, (TW - f + len(horizontal) - 1) // len(horizontal), min(PANEL, MG - o))
+
+
+import os
+MERGE = os.environ.get("MERGE", "1") == "1"
+
+
+@inner
+def _source_rows(vertical, h0, h1):
+    """The first source row that the target rows h0 to h1 read, and the one past the last."""
+    first, last = 2 ** 62, -2 ** 62
+    for h in range(h0, h1):
+        taps, _, _, row, advance, reach = vertical[h % len(vertical)]
+        row += h // len(vertical) * advance
+        if taps > 0:
+            end = row + (taps - 1) * reach
+            first, last = min(first, row, end), max(last, row + 1, end + 1)
+    return (first, last) if first < last else (0, 0)
+
+
+@inner
+def _most_source_rows(vertical, rows, size):
+    """The most source rows that any block of `rows` target rows reads."""
+    most = 0
+    for h in range(0, size, rows):
+        first, last = _source_rows(vertical, h, min(size, h + rows))
+        most = max(most, last - first)
+    return most
+
+
+@inner
+def _load_rows(image, top, bottom, low, width, scratch):
+    """scratch = image[top:bottom, low:low + width], zero where that lies outside of the image"""
+    H, W, C = image.shape
+    left, right = max(0, -low), min(width, W - low)
+    for h in range(top, bottom):
+        line = scratch[(h - top) * width * C:(h - top + 1) * width * C]
+        if h < 0 or h >= H or left >= right:
+            line[:] = 0
+        else:
+            line[:left * C] = 0
+            _copy(line[left * C:right * C], image[h, low + left:low + right].reshape(-1))
+            line[right * C:] = 0
+
+
+@inner
+def _copy(target, source):
+    for i in range(len(target)):
+        target[i] = source[i]
+
+
+# ---- The weight gradient --------------------------------------------------------------------------------------------
+
+@kernel
+def _weight_gradient(x, y, partial, w, window, rows, panels, lanes):
+    """partial[p] = the sum over the p-th part of all blocks of rows; w = the sum of these, in their order"""
+    sh, sw, top, left, dh, dw, groups = window
+    N, H, W, C = x.shape
+    _, OH, OW, O = y.shape
+    P, KH, KW, CG, _ = partial.shape
+    OG = O // groups
+    width = (OW - 1) * sw + (KW - 1) * dw + 1
+    height = (rows - 1) * sh + (KH - 1) * dh + 1
+    inside = top <= 0 and left <= 0 and width <= W and (OH - 1) * sh + (KH - 1) * dh + 1 <= H
+    if inside:
+        width = W
+    pitch = width * C
+    blocks = (OH + rows - 1) // rows
+    for lane in prange(lanes):
+        scratch = np.empty(0 if inside else height * pitch, x.dtype)
+        for task in range(lane, P * panels, lanes):
+            p, panel = task // panels, task % panels
+            partial[p] = 0
+            sums = partial[p].reshape(-1)
+            for t in range(p * N * blocks // P, (p + 1) * N * blocks // P):
+                n, i0 = t // blocks, t % blocks * rows
+                i1 = min(OH, i0 + rows)
+                h0 = i0 * sh - top
+                if inside:
+                    lines, origin = x.reshape(-1), (n * H + h0) * pitch
+                else:
+                    _load_rows(x[n], h0, (i1 - 1) * sh - top + (KH - 1) * dh + 1, -left, width, scratch)
+                    lines, origin = scratch, 0
+                _add_rows(lines, origin, pitch, C, y, sums, n, i0, i1, window, KH, KW)
+    if P > 1:
+        total, parts = w.reshape(-1), partial.reshape(P, -1)
+        for i in prange((len(total) + 1023) // 1024):
+            run = total[i * 1024:(i + 1) * 1024]
+            run[:] = 0
+            for p in range(P):
+                part = parts[p, i * 1024:(i + 1) * 1024]
+                for j in range(len(run)):
+                    run[j] += part[j]
+
+
+SUB = int(os.environ.get("SUB", "256"))
+
+
+@inner
+def _add_rows(lines, origin, pitch, C, y, sums, n, i0, i1, window, KH, KW):
+    sh, sw, top, left, dh, dw, groups = window
+    _, OH, OW, O = y.shape
+    CG, OG = C // groups, O // groups
+    flat = y.reshape(-1)
+    sub = max(1, SUB // OW)
+    merge = groups == 1 and dw == 1
+    for i in range(i0, i1, sub):
+        for g in range(groups):
+            b = (flat, (n * OH + i) * OW * O + g * OG, 0, OW * O, O)
+            for u in range(KH):
+                at = origin + ((i - i0) * sh + u * dh) * pitch + g * CG
+                for v in range(1 if merge else KW):
+                    a = (lines, at + v * dw * C, 1, 0, sh * pitch, sw * C)
+                    c = (sums, (u * KW + v) * CG * O + g * OG, O)
+                    block(a, b, c, c, (1, min(sub, i1 - i), OW), KW * CG if merge else CG, OG)

@@ -1,0 +1,235 @@
+"""How kernels are compiled, cached on disk, announced and launched.
+
+    @kernel    a parallel loop over arrays, called from Python: compiled by numba at its first call for a dtype, then cached
+    @inner     a function that kernels call: compiled into them, never called from Python on the fast path
+
+Both take the plain Python function below them, and under NUMBA_DISABLE_JIT=1 both give it back unchanged, so that every
+kernel can be stepped through.
+
+Three things are not left to numba:
+
+- Its own cache watches only the file of the function that was called. After an edit of a callee in another file it would go
+  on running the old code. Here the cache is a folder named by a hash of all that decides the machine code: every kernel
+  source, the versions, the processor, the settings. Another source, another folder.
+- Compiling takes seconds. A line on stderr says so: `tinynet: compiling gather for float32 ... 2.1 s`.
+- One of numba's threading layers kills the process if two Python threads launch kernels at once. There a lock stands guard.
+"""
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from numba import config, njit, prange
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
+
+__all__ = ["inner", "kernel", "prange"]
+
+# A float sum may be reordered into vector lanes ("reassoc"), a product and a sum fused ("contract"), a division turned into
+# a product with the reciprocal ("arcp"), the sign of a zero lost ("nsz"). Never "nnan" or "ninf": NaN and Inf must travel.
+# error_model="numpy": a division by zero gives Inf or NaN; Python's check for it would stop loops from being vectorised.
+FLAGS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+
+
+def inner(function):
+    """Compile `function` as a callee of kernels."""
+    return function if config.DISABLE_JIT else njit(**FLAGS)(function)
+
+
+def kernel(function):
+    """Compile `function`, whose `prange` loops run in parallel, at its first call for each combination of dtypes."""
+    if config.DISABLE_JIT:
+        return function
+    dispatcher = njit(parallel=True, **FLAGS)(function)
+    dispatcher._cache = _AnnouncingCache(function)          # what numba's cache=True sets, with a cache of our own
+
+    @functools.wraps(function)
+    def launch(*arguments):
+        if _layer_is_threadsafe:
+            return dispatcher(*arguments)
+        with _launch_lock:
+            result = dispatcher(*arguments)
+            _ask_threading_layer()
+        return result
+
+    launch.dispatcher = dispatcher
+    return launch
+
+
+# ---- Launching --------------------------------------------------------------------------------------------------------
+# numba chooses its threading layer at the first parallel launch of the process: tbb or omp where they are found, else
+# workqueue, which aborts if two Python threads launch at once. Until the choice is known, launches take turns.
+
+_launch_lock = threading.Lock()
+_layer_is_threadsafe = False
+
+
+def _ask_threading_layer():
+    global _layer_is_threadsafe
+    try:
+        _layer_is_threadsafe = numba.threading_layer() in ("omp", "tbb")
+    except ValueError:                                      # no parallel loop has run yet (all were empty)
+        pass
+
+
+# ---- The cache --------------------------------------------------------------------------------------------------------
+
+KEPT_FOLDERS = 8                 # of other sources, versions or processors, the latest used; some megabytes each
+KEPT_DAYS = 30                   # since the last use
+
+
+def _fingerprint():
+    """Hash of all that decides the machine code, taken at import, when the sources are what has just been imported.
+
+    None where there are no sources to read (frozen programs, zip files).
+    """
+    folder = Path(__file__).parent
+    try:
+        sources = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*.py"))]
+    except OSError:
+        return None
+    if not sources:
+        return None
+    settings = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
+    machine = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), platform.machine(), sys.version)
+    versions = (numba.__version__, np.__version__, llvmlite.__version__)
+    told = (sources, [str(getattr(config, name, None)) for name in settings], machine, versions)
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
+FINGERPRINT = _fingerprint()
+
+
+def _cache_home():
+    """NUMBA_CACHE_DIR if it is set, else where this platform's users keep caches."""
+    if config.CACHE_DIR:
+        home = Path(config.CACHE_DIR)
+    elif sys.platform == "win32":
+        home = Path(os.environ.get("LOCALAPPDATA") or os.path.expanduser("~\\AppData\\Local"))
+    elif sys.platform == "darwin":
+        home = Path(os.path.expanduser("~/Library/Caches"))
+    else:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return home.absolute() / "tinynet-kernels"
+
+
+@functools.cache
+def _cache_folder():
+    """The folder for this fingerprint, or None, after one warning, if it cannot be had."""
+    if FINGERPRINT is None:
+        return _warn_uncached("tinynet's sources cannot be read")
+    home = _cache_home()
+    folder = home / FINGERPRINT
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"probe-{os.getpid()}"              # os.access does not know of read-only file systems
+        probe.touch()
+        probe.unlink()
+        os.utime(folder)                                     # last used: now
+    except OSError as error:
+        return _warn_uncached(str(error))
+    if is_new:
+        _clean(home)
+    return folder
+
+
+def _clean(home):
+    """Remove the folders of other fingerprints that are old or many.
+
+    A process that still uses one loses nothing but time: it recompiles what it misses, and makes the folder anew to save it.
+    """
+    try:
+        folders = [path for path in home.iterdir() if re.fullmatch("[0-9a-f]{16}", path.name)]
+        used = sorted(((path.stat().st_mtime, path) for path in folders), reverse=True)
+    except OSError:                                          # another process is cleaning: leave it to that one
+        return
+    for rank, (last_use, path) in enumerate(used):
+        if rank > KEPT_FOLDERS or time.time() - last_use > KEPT_DAYS * 86400:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@functools.cache
+def _warn_uncached(reason):
+    warnings.warn(f"tinynet: compiled kernels cannot be kept on disk, so every process will compile them anew ({reason}); "
+                  "set NUMBA_CACHE_DIR to a folder that can be written", RuntimeWarning, stacklevel=2)
+
+
+class _Locator(_CacheLocator):
+    """Tells numba's cache: in the folder of this fingerprint, everything is fresh."""
+
+    def __init__(self, function, file):
+        self._py_file = file
+        self._line = function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, function, file):
+        return cls(function, file)
+
+    def get_cache_path(self):
+        return str(_cache_folder())
+
+    def get_source_stamp(self):
+        return FINGERPRINT
+
+    def get_disambiguator(self):
+        return str(self._line)
+
+
+class _Implementation(CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+class _DiskCache(FunctionCache):
+    _impl_class = _Implementation
+
+
+class _AnnouncingCache(NullCache):
+    """What a dispatcher asks before it compiles and tells afterwards: so here is where to say on stderr what is compiled.
+
+    Keeps the compiled code on disk if there is a place for it. No trouble with the disk is ever the user's trouble.
+    """
+
+    def __init__(self, function):
+        self.function = function
+
+    @functools.cached_property
+    def disk(self):
+        return NullCache() if _cache_folder() is None else _DiskCache(self.function)
+
+    def load_overload(self, signature, target):
+        try:
+            found = self.disk.load_overload(signature, target)
+        except Exception:                                    # a damaged file is a file that is not there
+            found = None
+        if found is None:
+            dtype = _first_dtype(getattr(signature, "args", signature))
+            self.start = time.perf_counter()
+            _say(f"tinynet: compiling {self.function.__name__} for {dtype} ...")
+        return found
+
+    def save_overload(self, signature, compiled):
+        _say(f" {time.perf_counter() - self.start:.1f} s\n")
+        try:
+            self.disk.save_overload(signature, compiled)
+        except OSError as error:                             # the disk is full, or the folder has gone
+            _warn_uncached(str(error))
+
+
+def _first_dtype(types):
+    return next((str(one.dtype) for one in types if hasattr(one, "dtype")), "numbers")
+
+
+def _say(text):
+    if sys.stderr is not None:                               # None in windowed programs
+        print(text, end="", file=sys.stderr, flush=True)

@@ -1,0 +1,139 @@
+"""Max-pooling: the largest value of each window, and two adjoint maps that follow where it was found.
+
+    y[n,i,j,c]   = max over u, v of  x[n, i*s+u-p, j*s+v-p, c]        pool     (and k = u*KW + v, the place of the maximum)
+    gx[n,h,w,c]  = sum of gy[n,i,j,c] whose maximum lies at (h, w)    scatter
+    y[n,i,j,c]   = x at the place of the maximum of (n,i,j,c)         gather, the adjoint of scatter
+
+Pixels of the padding take no part. The first of equal maxima is taken, and NaN beats every number. Every loop writes
+its own output and nothing else (scatter too: each input pixel looks up the windows over it), so that overlapping windows
+need no atomic sum and threads cannot change a bit. In all of them the innermost loop is over channels.
+"""
+
+import numpy as np
+
+from tinynet.kernels.jit import inner, kernel, prange
+
+
+def max_pool(x, kernel_size, stride, padding, size):
+    """The maxima of x (N, H, W, C), of shape (N, *size, C), and their places in the windows, as small integers.
+
+    stride is (sh, sw), padding (top, left): what lies below and to the right follows from `size`.
+    """
+    n, _, _, channels = x.shape
+    y = np.empty((n, *size, channels), x.dtype)
+    place = np.empty(y.shape, np.uint8 if kernel_size[0] * kernel_size[1] <= 256 else np.int32)
+    pool(np.ascontiguousarray(x), *kernel_size, *stride, *padding, y, place)
+    return y, place
+
+
+def max_pool_scatter(gy, place, shape, kernel_size, stride, padding):
+    """Bring gy back to where the maxima were found, in an array of the input's shape."""
+    gx = np.empty(shape, gy.dtype)
+    scatter(np.ascontiguousarray(gy), place, *kernel_size, *stride, *padding, gx)
+    return gx
+
+
+def max_pool_gather(x, place, kernel_size, stride, padding):
+    """Read x where the maxima were found."""
+    y = np.empty(place.shape, x.dtype)
+    gather(np.ascontiguousarray(x), place, *kernel_size, *stride, *padding, y)
+    return y
+
+
+@inner
+def reach(start, length, size):
+    """The part of a window from `start` of `length` that lies within 0..size, counted from the window's start."""
+    return max(0, -start), min(length, size - start)
+
+
+@inner
+def windows_over(position, length, stride, count):
+    """The range of windows that cover a position (counted from the padded edge)."""
+    return max(0, (position - length + stride) // stride), min(count, position // stride + 1)
+
+
+@inner
+def challenge(best, at, pixel, k):
+    """Let a pixel challenge the best so far, channel by channel; k is its place in the window."""
+    for c in range(len(best)):
+        beats = pixel[c] > best[c] or pixel[c] != pixel[c]  # the second is true of NaN alone
+        best[c] = pixel[c] if beats else best[c]
+        at[c] = k if beats else at[c]
+
+
+@inner
+def best_of_four(best, at, p0, p1, p2, p3):
+    """The same for all pixels of a 2x2 window, which is then read and written in one pass."""
+    k0, k1, k2, k3 = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(3)
+    for c in range(len(best)):
+        m, k = p0[c], k0
+        beats = p1[c] > m or p1[c] != p1[c]
+        m, k = p1[c] if beats else m, k1 if beats else k
+        beats = p2[c] > m or p2[c] != p2[c]
+        m, k = p2[c] if beats else m, k2 if beats else k
+        beats = p3[c] > m or p3[c] != p3[c]
+        best[c], at[c] = p3[c] if beats else m, k3 if beats else k
+
+
+@kernel
+def pool(x, KH, KW, sh, sw, top, left, y, place):
+    """y = the maximum of each window of x, place = the cell of the window where it stands."""
+    _, H, W, C = x.shape
+    N, OH, OW, _ = y.shape
+    integer = place.dtype.type
+    for task in prange(N * OH):
+        n, i = task // OH, task % OH
+        h = i * sh - top
+        u0, u1 = reach(h, KH, H)
+        for j in range(OW):
+            w = j * sw - left
+            v0, v1 = reach(w, KW, W)
+            best, at = y[n, i, j], place[n, i, j]
+            if KH == KW == 2 and u1 - u0 == v1 - v0 == 2:
+                best_of_four(best, at, x[n, h, w], x[n, h, w + 1], x[n, h + 1, w], x[n, h + 1, w + 1])
+            else:
+                best[:] = x[n, h + u0, w + v0]
+                at[:] = integer(u0 * KW + v0)
+                for u in range(u0, u1):
+                    for v in range(v0, v1):
+                        challenge(best, at, x[n, h + u, w + v], integer(u * KW + v))
+
+
+@kernel
+def scatter(gy, place, KH, KW, sh, sw, top, left, gx):
+    """gx[n,h,w,c] = sum of gy over the windows (i, j) above the pixel whose place is this pixel."""
+    N, OH, OW, C = gy.shape
+    _, H, W, _ = gx.shape
+    zero = gx.dtype.type(0)
+    overlap = KH > sh or KW > sw
+    for task in prange(N * H):
+        n, h = task // H, task % H
+        row = gx[n, h]
+        row[:] = zero
+        i0, i1 = windows_over(h + top, KH, sh, OH)
+        for i in range(i0, i1):
+            for j in range(OW):
+                w = j * sw - left
+                v0, v1 = reach(w, KW, W)
+                g, at = gy[n, i, j], place[n, i, j]
+                for v in range(v0, v1):
+                    out = row[w + v]
+                    k = place.dtype.type((h + top - i * sh) * KW + v)
+                    if overlap:
+                        for c in range(C):
+                            out[c] += g[c] if at[c] == k else zero
+                    else:
+                        for c in range(C):
+                            out[c] = g[c] if at[c] == k else zero
+
+
+@kernel
+def gather(x, place, KH, KW, sh, sw, top, left, y):
+    """y[n,i,j,c] = x at the place of (n,i,j,c)."""
+    N, OH, OW, C = y.shape
+    for task in prange(N * OH):
+        n, i = task // OH, task % OH
+        for j in range(OW):
+            for c in range(C):
+                k = place[n, i, j, c]
+                y[n, i, j, c] = x[n, i * sh - top + k // KW, j * sw - left + k % KW, c]

@@ -1,0 +1,162 @@
+"""Softmax cross-entropy: the loss of every pixel, and its gradient, in one pass over the logits.
+
+    z_k    = x_k - max_j x_j                        a pixel's logits, shifted so that exp can't overflow
+    p_k    = exp(z_k) / sum_j exp(z_j)              softmax
+    c_k    = hard_k [k = t] + soft_k                how much the loss asks of class k, t being the target
+    loss   = -sum_k c_k log p_k = C log sum_j exp(z_j) - sum_k c_k z_k              with C = sum_k c_k
+    dloss/dx_k = C p_k - c_k
+
+`hard` and `soft` hold the class weights and the label smoothing: hard = (1 - s) w, soft = s w / K.
+
+Legend: M pixels, K classes. A pixel has only K numbers, often a dozen, too few to fill vector registers.
+So LANES pixels are copied into a scratch block, side by side, and loops run over pixels, class after class.
+"""
+
+import math
+
+import numpy as np
+
+from tinynet.kernels.jit import inner, kernel, prange
+
+LANES = 64  # pixels in a block; a multiple of every vector length
+CHUNK = 4 * LANES  # pixels that one thread takes at a time
+
+ZERO = np.float32(0)
+LOWEST = np.float32(-87.0)  # exp(-87) = 1.6e-38, just above the smallest normal number
+ONE, HALF = np.float32(1), np.float32(0.5)
+LOG2_E, LOG_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+# exp(f) = 1 + f + f^2 (1/2 + f/6 + ...) for |f| <= log(2) / 2, the minimax coefficients of Cephes' expf
+C2, C3, C4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
+C5, C6, C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
+
+
+def softmax_cross_entropy(logits, target, hard, soft, scale, with_gradient):
+    """The losses (M,) of all pixels and `scale` times their gradient (M, K), which is None unless asked for.
+
+    logits: (M, K); target: (M,), int32, each in 0..K-1, or -1 for a pixel to ignore, whose loss is 0.
+    hard: (K,); soft: (K,), or () for no smoothing.
+    """
+    M, K = logits.shape
+    dtype = logits.dtype
+    logits, target = np.ascontiguousarray(logits), np.ascontiguousarray(target)
+    hard, soft = np.ascontiguousarray(hard, dtype), np.ascontiguousarray(soft, dtype)
+    loss = np.empty(M, dtype)
+    gradient = np.empty((M if with_gradient else 0, K), dtype)
+    _cross_entropy(logits, target, hard, soft, dtype.type(scale), loss, gradient)
+    return loss, gradient if with_gradient else None
+
+
+@kernel
+def _cross_entropy(logits, target, hard, soft, scale, loss, gradient):
+    M, K = logits.shape
+    for chunk in prange((M + CHUNK - 1) // CHUNK):
+        z = np.zeros((K, LANES), logits.dtype)
+        total = np.zeros(LANES, logits.dtype)  # sum_k exp(z_k)
+        asked = np.zeros(LANES, logits.dtype)  # C = sum_k c_k
+        stop = min(M, (chunk + 1) * CHUNK)
+        for m in range(chunk * CHUNK, stop, LANES):
+            end = min(m + LANES, stop)
+            _shifted_logits(logits[m:end], z, total)
+            _linear_part(z, target[m:end], hard, soft, asked, loss[m:end])
+            _exp_and_sum(z, total)
+            _logarithmic_part(total, target[m:end], asked, loss[m:end])
+            if gradient.size:
+                _gradient(z, total, asked, target[m:end], hard, soft, scale, gradient[m:end])
+
+
+@inner
+def _shifted_logits(x, z, peak):
+    """z_k = x_k - max_j x_j, turned round: x has a pixel a row, z has a class a row."""
+    for i in range(x.shape[0]):
+        pixel = x[i]
+        for k in range(pixel.size):
+            z[k, i] = pixel[k]
+    for i in range(LANES):
+        peak[i] = z[0, i]
+    for k in range(1, z.shape[0]):
+        row = z[k]
+        for i in range(LANES):  # a NaN may or may not become the maximum: it stays in its row all the same
+            peak[i] = row[i] if row[i] > peak[i] else peak[i]
+    for k in range(z.shape[0]):
+        row = z[k]
+        for i in range(LANES):
+            row[i] -= peak[i]
+
+
+@inner
+def _linear_part(z, t, hard, soft, asked, loss):
+    """loss = -sum_k c_k z_k, asked = sum_k c_k"""
+    for i in range(t.size):
+        asked[i] = 0
+        loss[i] = 0
+        if t[i] >= 0:
+            asked[i] = hard[t[i]]
+            loss[i] = -hard[t[i]] * z[t[i], i]
+    for k in range(soft.size):
+        row = z[k]
+        for i in range(t.size):
+            c = soft[k] if t[i] >= 0 else ZERO
+            asked[i] += c
+            loss[i] -= c * row[i]
+
+
+@inner
+def _exp_and_sum(z, total):
+    """z_k becomes exp(z_k), total = sum_k exp(z_k)."""
+    for i in range(LANES):
+        total[i] = 0
+    for k in range(z.shape[0]):
+        row = z[k]
+        if row.itemsize == 4:
+            for i in range(LANES):
+                row[i] = exp_float32(row[i])
+        else:
+            for i in range(LANES):
+                row[i] = math.exp(row[i])
+        for i in range(LANES):
+            total[i] += row[i]
+
+
+@inner
+def _logarithmic_part(total, t, asked, loss):
+    """loss += C log sum_k exp(z_k), but an ignored pixel's loss stays 0, were its logits NaN."""
+    for i in range(t.size):
+        loss[i] = loss[i] + asked[i] * math.log(total[i]) if t[i] >= 0 else 0
+
+
+@inner
+def _gradient(e, total, asked, t, hard, soft, scale, gradient):
+    """gradient_k = scale (C p_k - c_k), with p_k = e_k / total; turned round again."""
+    for i in range(LANES):
+        total[i] = scale * asked[i] / total[i]
+    for k in range(e.shape[0]):
+        row = e[k]
+        for i in range(LANES):
+            row[i] *= total[i]
+    for k in range(soft.size):
+        row = e[k]
+        for i in range(t.size):
+            row[i] -= scale * soft[k] if t[i] >= 0 else ZERO
+    for i in range(t.size):
+        if t[i] >= 0:
+            e[t[i], i] -= scale * hard[t[i]]
+    for i in range(t.size):
+        pixel = gradient[i]
+        for k in range(pixel.size):
+            pixel[k] = e[k, i]
+
+
+
+@inner
+def exp_float32(x):
+    """exp(x) for float32 x <= 0, within 4e-7 of its value, and 0 below LOWEST; NaN stays NaN.
+
+    exp(x) = 2^k exp(f) with x = k log 2 + f. The C library's exp is a call for every number; this has no
+    branch and no call, so LLVM does 8 or 16 numbers at once.
+    """
+    k = np.floor((x if x > LOWEST else LOWEST) * LOG2_E + HALF)  # not of a NaN, which no integer stands for
+    f = (LOWEST if x < LOWEST else x) - k * LOG_2
+    p = ((((C7 * f + C6) * f + C5) * f + C4) * f + C3) * f + C2
+    p = p * f * f + f + ONE
+    power = np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)  # 2^k, from its bits
+    return ZERO if x < LOWEST else p * power

@@ -1,0 +1,88 @@
+"""Modules made of modules: one after the other, and a block with its input added."""
+from tinynet.nn.module import Module, headline
+
+
+class Sequential(Module):
+    """y = layers[-1](... layers[1](layers[0](x))): the layers one after the other.
+
+    Its parts are named "0", "1", ...; len(), iteration and indexing work, and a slice is a Sequential of the
+    same layers.
+
+    >>> from tinynet import nn
+    >>> nn.Sequential(nn.Conv2d(3, 8, 3, padding="same"), nn.ReLU(), nn.Flatten())
+    Sequential(  # 224 parameters
+      0: Conv2d(3, 8, kernel_size=3, padding='same')  # 224 parameters
+      1: ReLU()
+      2: Flatten()
+    )
+    """
+
+    def __init__(self, *layers):
+        for index, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential: layer {index} is a {_kind(layer)}, but must be a Module; "
+                                + ("write Sequential(*layers)" if isinstance(layer, (list, tuple)) else
+                                   "for a function take its module, such as nn.ReLU() for relu"))
+            setattr(self, str(index), layer)
+
+    def forward(self, x):
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def __len__(self):
+        return sum(1 for _ in self)
+
+    def __iter__(self):
+        return (part for _, part in self._owned())
+
+    def __getitem__(self, index):
+        layers = list(self)
+        return Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
+
+
+class Residual(Module):
+    """y = body(x) + shortcut(x), where the shortcut is the identity unless given; a ReLU behind it is the caller's.
+
+    Where the body changes the number of channels or the size, the shortcut has to change them alike: a 1x1
+    convolution of the same stride. Raises ValueError if the two sides differ in shape (they are never
+    broadcast). He et al., Deep Residual Learning for Image Recognition (2016), arXiv:1512.03385, equations 1
+    and 2.
+
+    >>> from tinynet import nn
+    >>> body = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3,
+    padding=1))
+    >>> block = nn.Residual(body, shortcut=nn.Conv2d(8, 16, 1, stride=2))
+    """
+
+    def __init__(self, body, shortcut=None):
+        for name, part in (("body", body), ("shortcut", shortcut)):
+            if not isinstance(part, Module) and not (name == "shortcut" and part is None):
+                raise TypeError(f"Residual: {name} is a {_kind(part)}, but must be a Module")
+        self.body = body
+        self.shortcut = shortcut
+
+    def forward(self, x):
+        y = self.body(x)
+        short = x if self.shortcut is None else self.shortcut(x)
+        if y.shape != short.shape:
+            side = "x itself" if self.shortcut is None else headline(self.shortcut)
+            raise ValueError(f"Residual: the body turns x of shape {x.shape} into {y.shape}, but the "
+                             f"shortcut, {side}, has the shape {short.shape}; "
+                             f"{_shortcut_hint(x.shape, y.shape)}")
+        return y + short
+
+
+def _shortcut_hint(x_shape, y_shape):
+    """The shortcut that would fit, for images; strides are those that round up, as padded convolutions do."""
+    if len(x_shape) != 4 or len(y_shape) != 4 or 0 in y_shape:
+        return "give a shortcut that ends in the body's shape"
+    sizes = list(zip(x_shape[1:3], y_shape[1:3], strict=True))
+    stride = tuple(-(-before // after) for before, after in sizes)
+    if any(-(-before // s) != after for (before, after), s in zip(sizes, stride, strict=True)):
+        return "give a shortcut that ends in the body's shape, or pad the body's convolutions"
+    return f"give shortcut=nn.Conv2d({x_shape[3]}, {y_shape[3]}, 1, stride={stride})"
+
+
+def _kind(value):
+    return "class (not an object of it)" if isinstance(value, type) else type(value).__name__

@@ -1,0 +1,288 @@
+"""The layers: each keeps its arguments and parameters, checks them once, and calls the function of its name.
+
+Arguments are PyTorch's in PyTorch's order; images are (N, H, W, C). Weights of convolutions and dense layers
+start at He normal with fan_in and the gain of ReLU, biases at 0 (see nn.init). Parameters are float32;
+Module.astype changes that.
+"""
+import numpy as np
+
+from tinynet import ops
+from tinynet.nn import init
+from tinynet.nn.module import Module, Parameter
+from tinynet.shapes import conv_geometry, integer, pair, padding_pairs
+
+
+class Conv2d(Module):
+    """y = conv2d(x, weight, bias): (N, H, W, in_channels) to (N, OH, OW, out_channels).
+
+    weight (KH, KW, in_channels/groups, out_channels), bias (out_channels) or None.
+    padding: an int, a pair (h, w), "same", or ((top, bottom), (left, right)).
+
+    >>> Conv2d(3, 16, 3, padding=1).weight.shape
+    (3, 3, 3, 16)
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
+                 bias=True):
+        self.in_channels, self.out_channels = _channels("Conv2d", in_channels, out_channels, groups)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.dilation, self.groups = dilation, groups
+        kernel = pair(kernel_size, "Conv2d", "kernel_size")
+        conv_geometry(stride, padding, dilation, groups, kernel, "Conv2d")
+        shape = (*kernel, in_channels // groups, out_channels)
+        fan_in, _ = init.fans(shape, groups)
+        self.weight = Parameter(init.he_normal(shape, fan_in))
+        self.bias = _zeros(out_channels) if bias else None
+
+    def forward(self, x):
+        return ops.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding,
+                          dilation=self.dilation, groups=self.groups)
+
+
+class ConvTranspose2d(Module):
+    """y = conv_transpose2d(x, weight, bias): (N, H, W, in_channels) to (N, OH, OW, out_channels).
+
+    weight (KH, KW, out_channels/groups, in_channels): that of the convolution which it transposes, one from
+    out_channels to in_channels. bias (out_channels) or None.
+    OH = (H - 1) stride - 2 padding + dilation (KH - 1) + 1 + output_padding
+
+    >>> ConvTranspose2d(16, 8, 4, stride=2, padding=1).weight.shape
+    (4, 4, 8, 16)
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0,
+                 groups=1, bias=True, dilation=1):
+        name = "ConvTranspose2d"
+        self.in_channels, self.out_channels = _channels(name, in_channels, out_channels, groups)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.output_padding, self.dilation, self.groups = output_padding, dilation, groups
+        kernel = pair(kernel_size, name, "kernel_size")
+        strides = conv_geometry(stride, padding, dilation, groups, kernel, name).stride
+        pair(output_padding, name, "output_padding", minimum=0)
+        shape = (*kernel, out_channels // groups, in_channels)
+        fan_in, _ = init.fans(shape, groups, strides, transposed=True)
+        self.weight = Parameter(init.he_normal(shape, fan_in))
+        self.bias = _zeros(out_channels) if bias else None
+
+    def forward(self, x):
+        return ops.conv_transpose2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding,
+                                    output_padding=self.output_padding, dilation=self.dilation,
+                                    groups=self.groups)
+
+
+class Dense(Module):
+    """y = x weight + bias: (..., in_features) to (..., out_features); weight (in_features, out_features).
+
+    >>> Dense(8, 3)
+    Dense(8, 3)  # 27 parameters
+    """
+
+    def __init__(self, in_features, out_features, bias=True):
+        self.in_features = integer(in_features, "Dense", "in_features", 1)
+        self.out_features = integer(out_features, "Dense", "out_features", 1)
+        shape = (in_features, out_features)
+        self.weight = Parameter(init.he_normal(shape, init.fans(shape)[0]))
+        self.bias = _zeros(out_features) if bias else None
+
+    def forward(self, x):
+        if not x.ndim or x.shape[-1] != self.in_features:
+            flat = x.ndim > 2 and x.size == x.shape[0] * self.in_features
+            raise ValueError(f"Dense: x of shape {x.shape} has {x.shape[-1] if x.ndim else 'no'} features, "
+                             "but the layer takes "
+                             f"{self.in_features}; " + ("put nn.Flatten() before it" if flat else
+                                                              "make in_features the last size of x"))
+        y = ops.matmul(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+class Flatten(Module):
+    """y = x as (N, everything else): (N, H, W, C) to (N, H W C)."""
+
+    def forward(self, x):
+        return ops.flatten(x)
+
+
+class ReLU(Module):
+    """y = max(x, 0); NaN stays NaN."""
+
+    def forward(self, x):
+        return ops.relu(x)
+
+
+class LeakyReLU(Module):
+    """y = x where x > 0, negative_slope x elsewhere."""
+
+    def __init__(self, negative_slope=0.01):
+        self.negative_slope = _number("LeakyReLU", "negative_slope", negative_slope)
+
+    def forward(self, x):
+        return ops.leaky_relu(x, self.negative_slope)
+
+
+class Sigmoid(Module):
+    """y = 1 / (1 + exp(-x))"""
+
+    def forward(self, x):
+        return ops.sigmoid(x)
+
+
+class Tanh(Module):
+    """y = tanh(x)"""
+
+    def forward(self, x):
+        return ops.tanh(x)
+
+
+class GELU(Module):
+    """y = x P(Z <= x) with Z ~ N(0, 1): see tinynet.gelu."""
+
+    def forward(self, x):
+        return ops.gelu(x)
+
+
+class _Pool2d(Module):
+    """What the two poolings share: a window kernel_size, moved by stride (by default its own size)."""
+
+    def __init__(self, kernel_size, stride=None, padding=0):
+        name = type(self).__name__
+        kernel = pair(kernel_size, name, "kernel_size")
+        strides = kernel if stride is None else pair(stride, name, "stride")
+        padding_pairs(padding, kernel, strides, (1, 1), name)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+
+class MaxPool2d(_Pool2d):
+    """y = the maximum of each window, by channel; see tinynet.max_pool2d."""
+
+    def forward(self, x):
+        return ops.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+
+class AvgPool2d(_Pool2d):
+    """y = the mean of each window, by channel; see tinynet.avg_pool2d."""
+
+    def forward(self, x):
+        return ops.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+
+class Upsample(Module):
+    """y = x resized to scale_factor times its height and width; mode "nearest" or "bilinear".
+
+    >>> Upsample(2, mode="bilinear")
+    Upsample(2, mode='bilinear')
+    """
+
+    def __init__(self, scale_factor, mode="nearest"):
+        pair(scale_factor, "Upsample", "scale_factor")
+        if mode not in ("nearest", "bilinear"):
+            raise ValueError(f'Upsample: mode is {mode!r}, but must be "nearest" or "bilinear"')
+        self.scale_factor, self.mode = scale_factor, mode
+
+    def forward(self, x):
+        if x.ndim != 4:
+            raise ValueError(f"Upsample: x has shape {x.shape}, but must be images (N, H, W, C)")
+        scale_h, scale_w = pair(self.scale_factor, "Upsample", "scale_factor")
+        return ops.resize(x, (x.shape[1] * scale_h, x.shape[2] * scale_w), self.mode)
+
+
+class BatchNorm2d(Module):
+    """y = (x - mean) / sqrt(var + eps) weight + bias, over N, H, W for each channel of x (N, H, W, num_features).
+
+    In training the batch's own statistics are used, and move the running ones:
+    running = (1 - momentum) running + momentum batch (with the unbiased variance). In evaluation the running
+    ones are used. Ioffe and Szegedy, Batch Normalization (2015), arXiv:1502.03167.
+    """
+
+    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True):
+        self.num_features = integer(num_features, "BatchNorm2d", "num_features", 1)
+        self.eps = _number("BatchNorm2d", "eps", eps, minimum=0)
+        self.momentum = _number("BatchNorm2d", "momentum", momentum, minimum=0, maximum=1)
+        self.affine = affine
+        self.weight, self.bias = _scale_and_shift(num_features, affine)
+        self.running_mean = np.zeros(num_features, np.float32)
+        self.running_var = np.ones(num_features, np.float32)
+
+    def forward(self, x):
+        return ops.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
+                              self.momentum, self.eps)
+
+
+class GroupNorm(Module):
+    """y = (x - mean) / sqrt(var + eps) weight + bias, over H, W and a group of channels, for each image.
+
+    Wu and He, Group Normalization (2018), arXiv:1803.08494.
+    """
+
+    def __init__(self, num_groups, num_channels, eps=1e-5, affine=True):
+        self.num_groups = integer(num_groups, "GroupNorm", "num_groups", 1)
+        self.num_channels = integer(num_channels, "GroupNorm", "num_channels", 1)
+        if num_channels % num_groups:
+            raise ValueError(f"GroupNorm: {num_channels} channels are not divisible into {num_groups} groups")
+        self.eps = _number("GroupNorm", "eps", eps, minimum=0)
+        self.affine = affine
+        self.weight, self.bias = _scale_and_shift(num_channels, affine)
+
+    def forward(self, x):
+        return ops.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class LayerNorm(Module):
+    """y = (x - mean) / sqrt(var + eps) weight + bias, over the last axes: normalized_shape, an int or a tuple.
+
+    Ba, Kiros and Hinton, Layer Normalization (2016), arXiv:1607.06450.
+    """
+
+    def __init__(self, normalized_shape, eps=1e-5, affine=True):
+        sizes = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+        if not sizes:
+            raise ValueError("LayerNorm: normalized_shape is empty; give the sizes of the last axes of x")
+        self.normalized_shape = tuple(integer(size, "LayerNorm", "normalized_shape", 1) for size in sizes)
+        self.eps = _number("LayerNorm", "eps", eps, minimum=0)
+        self.affine = affine
+        self.weight, self.bias = _scale_and_shift(self.normalized_shape, affine)
+
+    def forward(self, x):
+        return ops.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class Dropout(Module):
+    """In training y = x / (1 - p) with probability 1 - p, else 0, for each value; in evaluation y = x.
+
+    Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting (2014).
+    """
+
+    def __init__(self, p=0.5):
+        self.p = _number("Dropout", "p", p, minimum=0)
+        if p >= 1:
+            raise ValueError(f"Dropout: p is {p}, but must be less than 1 (at 1 nothing would pass)")
+
+    def forward(self, x):
+        return ops.dropout(x, self.p, self.training)
+
+
+def _channels(layer, in_channels, out_channels, groups):
+    """The channel counts, checked against each other and the groups."""
+    integer(groups, layer, "groups", 1)
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        integer(channels, layer, name, 1)
+        if channels % groups:
+            raise ValueError(f"{layer}: {name} is {channels}, which is not divisible by groups={groups}")
+    return in_channels, out_channels
+
+
+def _number(layer, name, value, minimum=float("-inf"), maximum=float("inf")):
+    """The value within its bounds, as a Python float (a NumPy float64 would make float32 arrays float64)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{layer}: {name} is {value!r}, but must be a number")
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{layer}: {name} is {value}, but must be from {minimum} to {maximum}")
+    return float(value)
+
+
+def _zeros(size):
+    return Parameter(np.zeros(size, np.float32))
+
+
+def _scale_and_shift(shape, affine):
+    """Weight 1 and bias 0 of a normalisation, or None for both."""
+    return (Parameter(np.ones(shape, np.float32)), _zeros(shape)) if affine else (None, None)

@@ -1,0 +1,263 @@
+"""The ops behind Tensor's own operators and methods: + - * / ** @, indexing, sum, and changes of layout.
+
+They stand on Tensor's floor because Tensor can't be without them; all other ops are in `tinynet/ops/`.
+In each class `backward` is the derivative of the `forward` above it, and is itself written in Tensor operators.
+"""
+
+import numpy as np
+
+from tinynet.autograd import Op
+from tinynet.kernels.matmul import matmul
+from tinynet.kernels.reduction import sum_rows
+
+
+class Add(Op):
+    """z = x + y;  gx = gz,  gy = gz"""
+
+    broadcasts = True
+
+    def forward(self, x, y):
+        return x + y
+
+    def backward(self, gz):
+        return gz, gz
+
+
+class Sub(Op):
+    """z = x - y;  gx = gz,  gy = -gz"""
+
+    broadcasts = True
+
+    def forward(self, x, y):
+        return x - y
+
+    def backward(self, gz):
+        return gz, -gz if self.needs[1] else None
+
+
+class Mul(Op):
+    """z = x y;  gx = gz y,  gy = gz x"""
+
+    keeps = ("x", "y")
+    broadcasts = True
+
+    def forward(self, x, y):
+        return x * y
+
+    def backward(self, gz):
+        return gz * self.y if self.needs[0] else None, gz * self.x if self.needs[1] else None
+
+
+class Div(Op):
+    """z = x / y;  gx = gz / y,  gy = -gz x / y^2"""
+
+    keeps = ("x", "y")
+    broadcasts = True
+
+    def forward(self, x, y):
+        return x / y
+
+    def backward(self, gz):
+        gx = gz / self.y
+        return gx, -gx * self.x / self.y if self.needs[1] else None
+
+
+class Neg(Op):
+    """y = -x;  gx = -gy"""
+
+    def forward(self, x):
+        return -x
+
+    def backward(self, gy):
+        return -gy
+
+
+class Pow(Op):
+    """y = x^p for a number p;  gx = gy p x^(p-1)"""
+
+    keeps = ("x",)
+
+    def __init__(self, p):
+        self.p = p
+
+    def forward(self, x):
+        return x**self.p
+
+    def backward(self, gy):
+        if self.p == 0:
+            return gy * 0  # not 0 * x^-1, which is NaN at 0
+        return gy * (self.p * self.x ** (self.p - 1))
+
+
+class MatMul(Op):
+    """c = a b for matrices (M, K) and (K, N), or a stack of each;  ga = gc b^T,  gb = a^T gc"""
+
+    keeps = ("a", "b")
+
+    def forward(self, a, b):
+        return matmul(a, b)
+
+    def backward(self, gc):
+        ga = MatMul()(gc, swap_last(self.b)) if self.needs[0] else None
+        gb = MatMul()(swap_last(self.a), gc) if self.needs[1] else None
+        return ga, gb
+
+
+def swap_last(x):
+    """The transpose of a matrix, or of each matrix of a stack."""
+    return Transpose((*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))(x)
+
+
+class Sum(Op):
+    """y = sum of x over `axes`, which stay as axes of length 1;  gx = gy, repeated along them"""
+
+    def __init__(self, axes):
+        self.axes = axes
+
+    def forward(self, x):
+        self.shape = x.shape
+        leading = len(self.axes)
+        if 0 < leading < x.ndim and self.axes == tuple(range(leading)) and x.flags.c_contiguous:
+            rest = x.shape[leading:]  # the sum over the leading axes, as for a bias, is the one worth a kernel
+            return sum_rows(x.reshape(-1, int(np.prod(rest)))).reshape((1,) * leading + rest)
+        return x.sum(axis=self.axes, keepdims=True)
+
+    def backward(self, gy):
+        return BroadcastTo(self.shape)(gy)
+
+
+class BroadcastTo(Op):
+    """y = x repeated to `shape` by NumPy's rules;  gx = gy summed over the copies (un-broadcast by the engine)"""
+
+    broadcasts = True
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def forward(self, x):
+        return np.ascontiguousarray(np.broadcast_to(x, self.shape))
+
+    def backward(self, gy):
+        return gy
+
+
+class Reshape(Op):
+    """y = x in another shape, element by element;  gx = gy in the shape of x"""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def forward(self, x):
+        self.x_shape = x.shape
+        return x.reshape(self.shape)
+
+    def backward(self, gy):
+        return Reshape(self.x_shape)(gy)
+
+
+class Transpose(Op):
+    """y = x with its axes in another order;  gx = gy with the order undone"""
+
+    def __init__(self, axes):
+        self.axes = axes
+
+    def forward(self, x):
+        return x.transpose(self.axes)
+
+    def backward(self, gy):
+        return Transpose(tuple(int(i) for i in np.argsort(self.axes)))(gy)
+
+
+class Index(Op):
+    """y = x[index];  gx = zeros with gy added in at index (an element that was taken twice gets both)"""
+
+    def __init__(self, index):
+        self.index = index
+
+    def forward(self, x):
+        self.x_shape = x.shape
+        return x[self.index]
+
+    def backward(self, gy):
+        return IndexAdd(self.index, self.x_shape)(gy)
+
+
+class IndexAdd(Op):
+    """y = zeros of `shape`, with x added in at `index`: the adjoint of Index, and Index is its own"""
+
+    def __init__(self, index, shape):
+        self.index, self.shape = index, shape
+
+    def forward(self, x):
+        y = np.zeros(self.shape, x.dtype)
+        parts = self.index if isinstance(self.index, tuple) else (self.index,)
+        if any(isinstance(p, (np.ndarray, list)) for p in parts):
+            np.add.at(y, self.index, x)
+        else:
+            y[self.index] = x  # slices and integers take no element twice
+        return y
+
+    def backward(self, gy):
+        return Index(self.index)(gy)
+
+
+class TakeLast(Op):
+    """y[..., 0] = x[..., index[...]], one element of each row;  gx = gy in its place, 0 elsewhere"""
+
+    def __init__(self, index):
+        self.index = index[..., None]
+
+    def forward(self, x):
+        self.length = x.shape[-1]
+        return np.take_along_axis(x, self.index, -1)
+
+    def backward(self, gy):
+        return PutLast(self.index[..., 0], self.length)(gy)
+
+
+class PutLast(Op):
+    """y[..., index[...]] = x[..., 0] in rows of `length` zeros: the adjoint of TakeLast"""
+
+    def __init__(self, index, length):
+        self.index, self.length = index[..., None], length
+
+    def forward(self, x):
+        y = np.zeros((*x.shape[:-1], self.length), x.dtype)
+        np.put_along_axis(y, self.index, x, -1)
+        return y
+
+    def backward(self, gy):
+        return TakeLast(self.index[..., 0])(gy)
+
+
+class Where(Op):
+    """z = x where the condition holds, y elsewhere;  each gets gz where it was taken, 0 elsewhere"""
+
+    broadcasts = True
+
+    def __init__(self, condition):
+        self.condition = condition
+
+    def forward(self, x, y):
+        return np.where(self.condition, x, y)
+
+    def backward(self, gz):
+        zero = gz.like(0)
+        return Where(self.condition)(gz, zero), Where(self.condition)(zero, gz)
+
+
+class Cast(Op):
+    """y = x in another float dtype;  gx = gy in the dtype of x"""
+
+    def __init__(self, dtype):
+        self.to = dtype
+
+    def forward(self, x):
+        self.x_dtype = x.dtype
+        return x.astype(self.to)
+
+    def _fit(self, g, shape):
+        return g  # the one op whose gradient changes its dtype on the way
+
+    def backward(self, gy):
+        return Cast(self.x_dtype)(gy)

@@ -1,0 +1,273 @@
+"""Activations: relu leaky_relu sigmoid tanh softplus gelu silu softmax log_softmax dropout."""
+
+import math
+import operator
+
+import numpy as np
+
+from tinynet.autograd import Op
+from tinynet.kernels import activation as kernels
+from tinynet.ops.arithmetic import exp
+from tinynet.random import generator
+from tinynet.tensor import as_tensor
+
+
+class Relu(Op):
+    """y = max(x, 0);  gx = gy [y > 0]"""
+
+    keeps = ("output",)
+
+    def forward(self, x):
+        return kernels.relu(x)
+
+    def backward(self, gy):
+        return ReluGrad()(gy, self.output.detach())
+
+
+class ReluGrad(Op):
+    """gx = gy [y > 0]: linear in gy, and its own adjoint; in y it is flat, a step apart"""
+
+    keeps = ("y",)
+
+    def forward(self, gy, y):
+        return kernels.relu_grad(gy, y)
+
+    def backward(self, ggx):
+        return ReluGrad()(ggx, self.y), None
+
+
+class Gate(Op):
+    """y = g x for a constant array g of x's shape;  gx = g gy"""
+
+    def __init__(self, gate):
+        self.gate = gate
+
+    def forward(self, x):
+        return x * self.gate
+
+    def backward(self, gy):
+        return Gate(self.gate)(gy)
+
+
+class LeakyRelu(Op):
+    """y = g x  with  g = 1 for x > 0, else the slope;  gx = g gy"""
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def forward(self, x):
+        self.gate = np.where(x > 0, x.dtype.type(1), x.dtype.type(self.slope))
+        return x * self.gate
+
+    def backward(self, gy):
+        return Gate(self.gate)(gy)
+
+
+class Sigmoid(Op):
+    """y = 1 / (1 + e^-x);  gx = gy y (1 - y)"""
+
+    keeps = ("output",)
+
+    def forward(self, x):
+        e = np.exp(-np.abs(x))  # 1 / (1 + e) for x >= 0, and e / (1 + e) below: e never overflows
+        return np.where(x >= 0, x.dtype.type(1), e) / (1 + e)
+
+    def backward(self, gy):
+        y = self.output
+        return gy * (y * (1 - y))
+
+
+class Tanh(Op):
+    """y = tanh x;  gx = gy (1 - y^2)"""
+
+    keeps = ("output",)
+
+    def forward(self, x):
+        return np.tanh(x)
+
+    def backward(self, gy):
+        y = self.output
+        return gy * (1 - y * y)
+
+
+class Softplus(Op):
+    """y = ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|);  gx = gy sigmoid(x)"""
+
+    keeps = ("x",)
+
+    def forward(self, x):
+        return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+    def backward(self, gy):
+        return gy * sigmoid(self.x)
+
+
+class NormalCdf(Op):
+    """P(x) = (1 + erf(x / sqrt 2)) / 2;  gx = gy e^(-x^2 / 2) / sqrt(2 pi)"""
+
+    keeps = ("x",)
+
+    def forward(self, x):
+        return kernels.normal_cdf(x)
+
+    def backward(self, gy):
+        x = self.x
+        return gy * (exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
+
+
+class Softmax(Op):
+    """p = e^x / sum e^x along an axis;  gx = p (gp - sum gp p)"""
+
+    keeps = ("output",)
+
+    def __init__(self, axis):
+        self.axis = axis
+
+    def forward(self, x):
+        with np.errstate(invalid="ignore"):  # Inf - Inf is NaN, and travels
+            e = np.exp(x - x.max(self.axis, keepdims=True))
+        return e / e.sum(self.axis, keepdims=True)
+
+    def backward(self, gp):
+        p = self.output
+        return p * (gp - (gp * p).sum(self.axis, keepdims=True))
+
+
+class LogSoftmax(Op):
+    """y = x - ln sum e^x along an axis;  gx = gy - e^y sum gy"""
+
+    keeps = ("output",)
+
+    def __init__(self, axis):
+        self.axis = axis
+
+    def forward(self, x):
+        with np.errstate(invalid="ignore"):
+            z = x - x.max(self.axis, keepdims=True)
+        return z - np.log(np.exp(z).sum(self.axis, keepdims=True))
+
+    def backward(self, gy):
+        return gy - exp(self.output) * gy.sum(self.axis, keepdims=True)
+
+
+def relu(x):
+    """The rectifier, of any shape: y = max(x, 0). NaN stays NaN; the gradient at 0 is 0.
+
+    >>> relu([-1.0, 0.0, 2.0])
+    Tensor([0., 0., 2.])
+    """
+    return Relu()(as_tensor(x))
+
+
+def leaky_relu(x, negative_slope=0.01):
+    """The rectifier that leaks: y = x for x > 0, else negative_slope * x (whose gradient holds at 0 too).
+
+    >>> leaky_relu([-1.0, 0.0, 2.0], 0.25)
+    Tensor([-0.25,  0.  ,  2.  ])
+    """
+    return LeakyRelu(float(negative_slope))(as_tensor(x))
+
+
+def sigmoid(x):
+    """The logistic function: y = 1 / (1 + e^-x), without overflow for any x.
+
+    >>> sigmoid([-1000.0, 0.0, 1000.0])
+    Tensor([0. , 0.5, 1. ])
+    """
+    return Sigmoid()(as_tensor(x))
+
+
+def tanh(x):
+    """The hyperbolic tangent: y = (e^x - e^-x) / (e^x + e^-x).
+
+    >>> tanh([-1000.0, 0.0, 1000.0])
+    Tensor([-1.,  0.,  1.])
+    """
+    return Tanh()(as_tensor(x))
+
+
+def softplus(x):
+    """The smooth rectifier: y = ln(1 + e^x), without overflow for any x.
+
+    >>> softplus([-1000.0, 0.0, 1000.0])
+    Tensor([0.000000e+00, 6.931472e-01, 1.000000e+03])
+    """
+    return Softplus()(as_tensor(x))
+
+
+def gelu(x):
+    """The Gaussian error linear unit, exact: y = x P(X <= x) = x (1 + erf(x / sqrt 2)) / 2, X being normal.
+
+    Hendrycks and Gimpel, Gaussian Error Linear Units, 2016 (arXiv 1606.08415).
+
+    >>> gelu([-1000.0, 0.0, 1000.0])
+    Tensor([  -0.,    0., 1000.])
+    """
+    x = as_tensor(x)
+    return x * NormalCdf()(x)
+
+
+def silu(x):
+    """The sigmoid-weighted linear unit, also called swish: y = x / (1 + e^-x).
+
+    Elfwing, Uchibe and Doya, Sigmoid-Weighted Linear Units for Neural Network Function Approximation, 2018.
+
+    >>> silu([-1000.0, 0.0, 1000.0])
+    Tensor([  -0.,    0., 1000.])
+    """
+    x = as_tensor(x)
+    return x * sigmoid(x)
+
+
+def softmax(x, axis=-1):
+    """Positive numbers that sum to 1 along `axis`: p_k = e^x_k / sum_j e^x_j, without overflow for any x.
+
+    Raises ValueError if x has no such axis, or one of length 0.
+
+    >>> softmax([0.0, 1000.0, 1000.0])
+    Tensor([0. , 0.5, 0.5])
+    """
+    x = as_tensor(x)
+    return Softmax(_axis("softmax", x, axis))(x)
+
+
+def log_softmax(x, axis=-1):
+    """The logarithm of softmax, exact where softmax would be 0: y_k = x_k - ln sum_j e^x_j along `axis`.
+
+    Raises ValueError if x has no such axis, or one of length 0.
+
+    >>> log_softmax([0.0, 1000.0])
+    Tensor([-1000.,     0.])
+    """
+    x = as_tensor(x)
+    return LogSoftmax(_axis("log_softmax", x, axis))(x)
+
+
+def dropout(x, p=0.5, training=True):
+    """In training, each element becomes 0 with probability p, else x / (1 - p), so that its mean stays.
+
+    With training=False, x itself. The draws are the framework's own: `manual_seed` repeats them.
+    Raises ValueError for a p outside 0..1.
+    Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014.
+
+    >>> dropout([1.0, 2.0, 3.0], 0.5, training=False)
+    Tensor([1., 2., 3.])
+    """
+    x = as_tensor(x)
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p is {p!r}, but is the probability of a zero, from 0 to 1")
+    if not training or p == 0:
+        return x
+    stays = generator().random(x.shape, dtype=np.float32) >= p  # the same draws for float64
+    dtype = x.dtype if x.dtype.kind == "f" else np.float32
+    return Gate(stays * np.array(1 / (1 - p) if p < 1 else 0, dtype))(x)
+
+
+def _axis(op, x, axis):
+    """A check that x has elements along `axis`."""
+    axis = operator.index(axis)
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"{op}: x of shape {x.shape} has no axis {axis}; the last one is {x.ndim - 1} or -1")
+    if x.shape[axis] == 0:
+        raise ValueError(f"{op}: axis {axis} of x of shape {x.shape} is empty; there is nothing to compare")
+    return axis

@@ -1,0 +1,138 @@
+"""Functions of single elements: exp log sqrt abs maximum minimum where clip."""
+
+import numpy as np
+
+from tinynet.autograd import Op
+from tinynet.operators import Where
+from tinynet.tensor import as_tensor
+
+
+class Exp(Op):
+    """y = e^x;  gx = gy y"""
+
+    keeps = ("output",)
+
+    def forward(self, x):
+        return np.exp(x)
+
+    def backward(self, gy):
+        return gy * self.output
+
+
+class Log(Op):
+    """y = ln x;  gx = gy / x"""
+
+    keeps = ("x",)
+
+    def forward(self, x):
+        return np.log(x)
+
+    def backward(self, gy):
+        return gy / self.x
+
+
+class Sqrt(Op):
+    """y = sqrt(x);  gx = gy / (2 y)"""
+
+    keeps = ("output",)
+
+    def forward(self, x):
+        return np.sqrt(x)
+
+    def backward(self, gy):
+        return gy / (self.output * 2)
+
+
+class Abs(Op):
+    """y = |x|;  gx = gy sign(x), and 0 at the kink"""
+
+    keeps = ("x",)
+
+    def forward(self, x):
+        return np.abs(x)
+
+    def backward(self, gy):
+        return gy * gy.wrap(np.sign(self.x.array))
+
+
+def exp(x):
+    """e to the power of each element: y = e^x.
+
+    >>> exp([0.0, 1.0])
+    Tensor([1.       , 2.7182817])
+    """
+    return Exp()(as_tensor(x))
+
+
+def log(x):
+    """The natural logarithm of each element: y = ln x; -Inf at 0, NaN below.
+
+    >>> log([1.0, 10.0])
+    Tensor([0.       , 2.3025851])
+    """
+    return Log()(as_tensor(x))
+
+
+def sqrt(x):
+    """The square root of each element; NaN below 0. Its gradient at 0 is Inf.
+
+    >>> sqrt([4.0, 9.0])
+    Tensor([2., 3.])
+    """
+    return Sqrt()(as_tensor(x))
+
+
+def abs(x):
+    """The absolute value of each element; the gradient at 0 is 0.
+
+    >>> abs([-2.0, 3.0])
+    Tensor([2., 3.])
+    """
+    return Abs()(as_tensor(x))
+
+
+def maximum(x, y):
+    """The larger of x and y, element by element, broadcast together. NaN if either is; equal: x gets the gradient.
+
+    >>> maximum([1.0, 5.0], 3.0)
+    Tensor([3., 5.])
+    """
+    x, y = _both(x, y)
+    return Where((x.array >= y.array) | np.isnan(x.array))(x, y)
+
+
+def minimum(x, y):
+    """The smaller of x and y, element by element, broadcast together. NaN if either is; equal: x gets the gradient.
+
+    >>> minimum([1.0, 5.0], 3.0)
+    Tensor([1., 3.])
+    """
+    x, y = _both(x, y)
+    return Where((x.array <= y.array) | np.isnan(x.array))(x, y)
+
+
+def where(condition, x, y):
+    """x where the condition holds and y elsewhere, all three broadcast together. The condition gets no gradient.
+
+    >>> where([True, False], [1.0, 2.0], 0.0)
+    Tensor([1., 0.])
+    """
+    condition = np.asarray(condition)
+    if condition.dtype != bool:
+        raise TypeError(f"where: the condition has dtype {condition.dtype}, but must be bool; compare, as in x > 0")
+    return Where(condition)(*_both(x, y))
+
+
+def clip(x, low=None, high=None):
+    """Each element limited to [low, high]; the gradient passes where low <= x <= high.
+
+    >>> clip([-2.0, 0.5, 7.0], 0.0, 1.0)
+    Tensor([0. , 0.5, 1. ])
+    """
+    return as_tensor(x).clip(low, high)
+
+
+def _both(x, y):
+    """x and y as tensors; what isn't one takes on the other's dtype."""
+    x = as_tensor(x, like=y)
+    return x, as_tensor(y, like=x)

@@ -1,0 +1,130 @@
+"""Functions that move elements without changing them: reshape transpose pad concatenate stack flatten broadcast_to."""
+
+import numpy as np
+
+from tinynet.autograd import Op
+from tinynet.operators import Index
+from tinynet.shapes import integer
+from tinynet.tensor import as_tensor
+
+
+class Pad(Op):
+    """y = x with `width` = ((before, after), ...) elements of a constant added to each axis;  gx = the inner part of gy"""
+
+    def __init__(self, width, value):
+        self.width, self.value = width, value
+
+    def forward(self, x):
+        self.inner = tuple(slice(before, before + n) for (before, _), n in zip(self.width, x.shape, strict=True))
+        return np.pad(x, self.width, constant_values=self.value)
+
+    def backward(self, gy):
+        return Index(self.inner)(gy)
+
+
+class Concatenate(Op):
+    """y = the inputs one after the other along `axis`;  each gets its part of gy"""
+
+    def __init__(self, axis):
+        self.axis = axis
+
+    def forward(self, *xs):
+        self.ends = np.cumsum([x.shape[self.axis] for x in xs]).tolist()
+        return np.concatenate(xs, axis=self.axis)
+
+    def backward(self, gy):
+        before = (slice(None),) * self.axis
+        starts = [0, *self.ends[:-1]]
+        return tuple(Index((*before, slice(a, b)))(gy) for a, b in zip(starts, self.ends, strict=True))
+
+
+def reshape(x, shape):
+    """The same elements in another shape; one length may be -1.
+
+    >>> reshape([1.0, 2.0, 3.0, 4.0], (2, -1))
+    Tensor([[1., 2.],
+            [3., 4.]])
+    """
+    return as_tensor(x).reshape(shape)
+
+
+def transpose(x, axes=()):
+    """The axes in another order (reversed if none is given).
+
+    >>> transpose([[1.0, 2.0], [3.0, 4.0]])
+    Tensor([[1., 3.],
+            [2., 4.]])
+    """
+    return as_tensor(x).transpose(axes)
+
+
+def flatten(x, start=1):
+    """All axes from `start` on as one: images (N, H, W, C) become rows (N, H*W*C).
+
+    >>> flatten([[[1.0, 2.0], [3.0, 4.0]]])
+    Tensor([[1., 2., 3., 4.]])
+    """
+    return as_tensor(x).flatten(start)
+
+
+def broadcast_to(x, shape):
+    """Repeated to `shape` by NumPy's rules.
+
+    >>> broadcast_to([1.0, 2.0], (2, 2))
+    Tensor([[1., 2.],
+            [1., 2.]])
+    """
+    return as_tensor(x).broadcast_to(shape)
+
+
+def pad(x, width, value=0.0):
+    """Elements of a constant value added around: width is ((before, after), ...), a pair for each axis.
+
+    >>> pad([1.0, 2.0], ((1, 2),))
+    Tensor([0., 1., 2., 0., 0.])
+    """
+    x = as_tensor(x)
+    if len(width) != x.ndim or any(len(pair) != 2 for pair in width):
+        raise ValueError(f"pad: width is {width}, but must be a pair (before, after) for each axis of shape {x.shape}")
+    width = tuple(tuple(integer(n, "pad", "width", 0) for n in pair) for pair in width)
+    return Pad(width, value)(x)
+
+
+def concatenate(tensors, axis=0):
+    """One after the other along an axis; all other axes must be equal.
+
+    >>> concatenate([[1.0, 2.0], [3.0]])
+    Tensor([1., 2., 3.])
+    """
+    tensors = [as_tensor(t) for t in tensors]
+    _check_parts("concatenate", tensors, axis, tensors[0].ndim if tensors else 0)
+    axis %= tensors[0].ndim
+    shapes = [t.shape for t in tensors]
+    if len({(*s[:axis], *s[axis + 1 :]) for s in shapes}) > 1:
+        raise ValueError(f"concatenate: shapes {shapes} differ in more than axis {axis}")
+    return Concatenate(axis)(*tensors)
+
+
+def stack(tensors, axis=0):
+    """Tensors of one shape along a new axis.
+
+    >>> stack([[1.0, 2.0], [3.0, 4.0]]).shape
+    (2, 2)
+    """
+    tensors = [as_tensor(t) for t in tensors]
+    _check_parts("stack", tensors, axis, tensors[0].ndim + 1 if tensors else 0)
+    shapes = [t.shape for t in tensors]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"stack: shapes {shapes} differ; they must be equal")
+    axis %= tensors[0].ndim + 1
+    row = (*shapes[0][:axis], 1, *shapes[0][axis:])
+    return Concatenate(axis)(*(t.reshape(row) for t in tensors))
+
+
+def _check_parts(op, tensors, axis, ndim):
+    if not tensors:
+        raise ValueError(f"{op}: there are no tensors")
+    if len({t.ndim for t in tensors}) > 1:
+        raise ValueError(f"{op}: shapes {[t.shape for t in tensors]} have different numbers of axes")
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{op}: axis {axis} is out of range for {ndim} axes")

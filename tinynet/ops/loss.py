@@ -1,0 +1,274 @@
+"""Losses by element: cross_entropy binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tinynet.autograd import Op
+from tinynet.kernels.softmax import softmax_cross_entropy
+from tinynet.ops.activation import softmax, softplus
+from tinynet.ops.arithmetic import abs, minimum
+from tinynet.tensor import Tensor, as_tensor
+
+
+class Asked(NamedTuple):
+    """What a cross-entropy asks of M pixels with K classes, in the terms of kernels/softmax.py."""
+
+    target: np.ndarray  # (M,), int32, -1 for a pixel to ignore
+    hard: np.ndarray  # (K,), (1 - s) w: the weight of the target's logarithm
+    soft: np.ndarray  # (K,), s w / K: the weight of every class's; () without smoothing
+    scale: float  # what the sum is multiplied by
+
+    def coefficients(self, dtype):
+        """scale c: the (M, K) coefficients of loss = -sum_k c_k log p_k."""
+        c = np.zeros((self.target.size, self.hard.size))
+        pixels = np.flatnonzero(self.target >= 0)
+        if self.soft.size:
+            c[pixels] = self.soft
+        c[pixels, self.target[pixels]] += self.hard[self.target[pixels]]
+        return (c * self.scale if pixels.size else c).astype(dtype)  # all ignored: the scale of a mean is NaN
+
+
+class CrossEntropy(Op):
+    """loss = -sum_k c_k log p_k  with  p = softmax(x),  of each pixel, or summed over them and scaled
+
+    gx_k = gloss (C p_k - c_k)  with  C = sum_k c_k: the kernel makes it in the same pass over the logits.
+    """
+
+    keeps = ("x",)
+
+    def __init__(self, asked, shape):
+        self.asked = asked
+        self.shape_of_loss = shape  # the target's, or () for the scaled sum
+
+    def forward(self, x):
+        asked = self.asked
+        rows = x.reshape(-1, x.shape[-1])
+        loss, self.gradient = softmax_cross_entropy(rows, *asked, with_gradient=self.needs[0])
+        if self.shape_of_loss is not None:
+            return loss.reshape(self.shape_of_loss)
+        return np.asarray(float(loss.sum(dtype=np.float64)) * asked.scale, x.dtype)
+
+    def backward(self, gloss):
+        return CrossEntropyGrad(self.asked, self.gradient)(gloss, self.x)
+
+
+class CrossEntropyGrad(Op):
+    """gx_k = gloss (C p_k - c_k)
+
+    d/dgloss: sum_k ggx_k (C p_k - c_k);  d/dx: gloss C p_k (ggx_k - sum_j p_j ggx_j), softmax's own gradient
+    """
+
+    keeps = ("gloss", "x", "output")  # the output, since it may be `gradient` itself: nobody must write to it
+
+    def __init__(self, asked, gradient):
+        self.asked, self.gradient = asked, gradient
+
+    def forward(self, gloss, x):
+        gradient = self.gradient.reshape(x.shape)
+        if gloss.size == 1 and gloss.item() == 1:  # as in loss.backward(): spares a pass over the logits
+            return gradient
+        return gradient * gloss[..., None]
+
+    def backward(self, ggx):
+        x, gloss = self.x, self.gloss
+        c = ggx.wrap(self.asked.coefficients(ggx.dtype).reshape(x.shape))
+        p, C = softmax(x), c.sum(-1, keepdims=True)
+        ggloss = (ggx * (C * p - c)).sum(-1) if self.needs[0] else None
+        if ggloss is not None and ggloss.shape != gloss.shape:
+            ggloss = ggloss.sum()
+        gx = gloss.reshape((*gloss.shape, 1)) * C * p * (ggx - (ggx * p).sum(-1, keepdims=True))
+        return ggloss, gx
+
+
+def cross_entropy(logits, target, *, weight=None, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+    """Softmax cross-entropy between logits (..., K) and integer targets (...), as in PyTorch.
+
+        loss = -(1 - s) w_t log p_t - s/K sum_k w_k log p_k      with p = softmax(logits), s = label_smoothing
+
+    target: t, an integer array (or Tensor) of classes 0..K-1, in the logits' shape without the last axis.
+    weight: w, (K,), a weight for each class.
+    ignore_index: pixels whose target it is have a loss and a gradient of 0.
+    reduction: "none" gives the losses (...), "sum" their sum, "mean" that divided by the sum of w_t over the
+    pixels that are not ignored; if all are ignored the mean is 0 / 0 = NaN, and its gradient 0.
+    Raises ValueError for a target of another shape or out of range, TypeError for one of floats.
+
+    >>> cross_entropy([[0.0, 0.0], [0.0, 100.0]], np.array([0, 1]), reduction="none")
+    Tensor([0.6931472, 0.       ])
+    """
+    op, logits = "cross_entropy", as_tensor(logits)
+    check_reduction(op, reduction)
+    target = class_target(op, logits, target, ignore_index)
+    K = logits.shape[-1]
+    w = np.ones(K) if weight is None else _class_weight(op, weight, K)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"{op}: label_smoothing is {label_smoothing!r}, but is a share, from 0 to 1")
+    scale = 1.0
+    if reduction == "mean":
+        total = _total_weight(target, None if weight is None else w, ignore_index)
+        scale = 1 / total if total else float("nan")
+    soft = w * (label_smoothing / K) if label_smoothing else np.empty(0)
+    asked = Asked(target.reshape(-1), w * (1 - label_smoothing), soft, scale)
+    return CrossEntropy(asked, target.shape if reduction == "none" else None)(logits)
+
+
+def _total_weight(target, weight, ignore_index):
+    """The sum of the targets' weights, over the pixels that are not ignored."""
+    if weight is None and ignore_index is None:
+        return target.size
+    if weight is None:
+        return int(np.count_nonzero(target >= 0))
+    counts = np.bincount(target[target >= 0], minlength=weight.size)
+    return float((counts * weight)[counts > 0].sum())  # a class that isn't there may weigh NaN or Inf
+
+
+def _class_weight(op, weight, K):
+    weight = np.asarray(weight.array if isinstance(weight, Tensor) else weight, np.float64)
+    if weight.shape != (K,):
+        raise ValueError(f"{op}: weight has the shape {weight.shape}, but {K} classes take ({K},)")
+    return weight
+
+
+def class_target(op, logits, target, ignore_index):
+    """The target as int32, -1 where it is to be ignored; checked against the logits' shape."""
+    target = np.asarray(target.array if isinstance(target, Tensor) else target)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"{op}: logits of shape {logits.shape} have no classes on the last axis")
+    if target.dtype.kind not in "iu":
+        raise TypeError(
+            f"{op}: target is of dtype {target.dtype}, but must hold the classes' numbers; give integers, "
+            "for instance target.astype(np.int64), or scores.argmax(-1) of one-hot vectors"
+        )
+    if target.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"{op}: target has the shape {target.shape}, but logits of shape {logits.shape} take one of "
+            f"{logits.shape[:-1]}: theirs without the last axis, which is that of the classes"
+        )
+    K = logits.shape[-1]
+    counted = target
+    if ignore_index is not None:
+        ignored = target == ignore_index
+        counted = target[~ignored]
+    if counted.size and not (0 <= counted.min() and counted.max() < K):
+        worst = counted.min() if counted.min() < 0 else counted.max()
+        raise ValueError(
+            f"{op}: target holds the class {worst}, but logits of shape {logits.shape} have the classes "
+            f"0..{K - 1}; if it marks what is not to count, give ignore_index={worst}"
+        )
+    target = target.astype(np.int32)
+    if ignore_index is not None:
+        target[ignored] = -1
+    return target
+
+
+def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=None, reduction="mean"):
+    """Cross-entropy of yes-or-no questions: logits x (...), target t (...) of probabilities, mostly 0 and 1.
+
+        loss = -w (t v log sigmoid(x) + (1 - t) log(1 - sigmoid(x)))
+             = w ((1 - t) x + (1 + (v - 1) t) softplus(-x))
+
+    The second form is the one computed: exact for logits of any size.
+    weight: w, pos_weight: v, arrays that broadcast to the logits' shape.
+    reduction: "none", "sum", or "mean" over all elements, whatever their weights.
+    Raises ValueError for a target or a weight of a wrong shape.
+
+    >>> binary_cross_entropy_with_logits([0.0, 1000.0], [1.0, 0.0], reduction="none")
+    Tensor([6.931472e-01, 1.000000e+03])
+    """
+    op = "binary_cross_entropy_with_logits"
+    check_reduction(op, reduction)
+    logits, target = same_shape(op, logits, target, "logits")
+    weight, pos_weight = _like(op, "weight", weight, logits), _like(op, "pos_weight", pos_weight, logits)
+    log_weight = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
+    loss = (1 - target) * logits + softplus(-logits) * log_weight
+    return reduced(loss if weight is None else loss * weight, reduction)
+
+
+def _like(op, name, weight, logits):
+    """A weight as a tensor that broadcasts to the logits' shape, or None."""
+    if weight is None:
+        return None
+    weight = as_tensor(weight, like=logits)
+    try:
+        fits = np.broadcast_shapes(weight.shape, logits.shape) == logits.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{op}: {name} has the shape {weight.shape}, but must broadcast to the logits' {logits.shape}"
+        )
+    return weight
+
+
+def mse_loss(prediction, target, *, reduction="mean"):
+    """The squared error, (x - t)^2, of prediction x and target t of equal shape (ValueError otherwise).
+
+    reduction: "mean" over all elements, "sum", or "none".
+
+    >>> mse_loss([1.0, 2.0], [1.0, 4.0])
+    Tensor(2.)
+    """
+    check_reduction("mse_loss", reduction)
+    prediction, target = same_shape("mse_loss", prediction, target)
+    d = prediction - target
+    return reduced(d * d, reduction)
+
+
+def l1_loss(prediction, target, *, reduction="mean"):
+    """The absolute error, |x - t|, of prediction x and target t of equal shape (ValueError otherwise).
+
+    reduction: "mean" over all elements, "sum", or "none". The gradient is 0 where they agree.
+
+    >>> l1_loss([1.0, 2.0], [1.0, 4.0])
+    Tensor(1.)
+    """
+    check_reduction("l1_loss", reduction)
+    prediction, target = same_shape("l1_loss", prediction, target)
+    return reduced(abs(prediction - target), reduction)
+
+
+def smooth_l1_loss(prediction, target, *, beta=1.0, reduction="mean"):
+    """Squared for small errors, absolute for large ones, so that outliers don't rule the gradient.
+
+        loss = d^2 / (2 beta)  for d = |x - t| < beta,  else  d - beta / 2
+
+    prediction x and target t must be of equal shape (ValueError otherwise); beta = 0 gives l1_loss.
+    reduction: "mean" over all elements, "sum", or "none". Girshick, Fast R-CNN, 2015 (arXiv 1504.08083).
+
+    >>> smooth_l1_loss([1.0, 2.0], [1.5, 4.0], reduction="none")
+    Tensor([0.125, 1.5  ])
+    """
+    check_reduction("smooth_l1_loss", reduction)
+    if not 0 <= beta < float("inf"):
+        raise ValueError(f"smooth_l1_loss: beta is {beta!r}, but must be an error, finite and of 0 or more")
+    prediction, target = same_shape("smooth_l1_loss", prediction, target)
+    d = abs(prediction - target)
+    if beta == 0:
+        return reduced(d, reduction)
+    near = minimum(d, beta)  # near (d - near/2) / beta is both cases in one, and squares no large number
+    return reduced(near * (d - near * 0.5) * (1 / beta), reduction)
+
+
+def check_reduction(op, reduction):
+    """Raises ValueError unless the reduction is one of the three."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'{op}: reduction is {reduction!r}, but must be "mean", "sum" or "none"')
+
+
+def reduced(loss, reduction):
+    """The losses, their sum, or their mean."""
+    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
+
+
+def same_shape(op, prediction, target, name="prediction"):
+    """Both as tensors of one shape: (n, 1) broadcast against (n,) would compare all pairs: nonsense."""
+    prediction = as_tensor(prediction)
+    if isinstance(target, Tensor) and target.dtype.kind != "f":
+        target = target.array
+    target = as_tensor(target, like=prediction)
+    if target.shape != prediction.shape:
+        raise ValueError(
+            f"{op}: {name} has the shape {prediction.shape}, target {target.shape}; they must be equal, "
+            "as nothing is broadcast: reshape one of them"
+        )
+    return prediction, target

@@ -1,0 +1,64 @@
+"""Functions that make many elements one: sum mean var max min logsumexp. The derivatives are those of Tensor's methods."""
+
+import numpy as np
+
+from tinynet.ops.arithmetic import exp, log
+from tinynet.tensor import as_tensor
+
+
+def sum(x, axis=None, keepdims=False):
+    """The sum over `axis` (an int, several, or None for all): y = sum x.
+
+    >>> sum([[1.0, 2.0], [3.0, 4.0]], axis=0)
+    Tensor([4., 6.])
+    """
+    return as_tensor(x).sum(axis, keepdims)
+
+
+def mean(x, axis=None, keepdims=False):
+    """The mean over `axis`: y = 1/n sum x. Raises ValueError where there are no elements.
+
+    >>> mean([[1.0, 2.0], [3.0, 4.0]])
+    Tensor(2.5)
+    """
+    return as_tensor(x).mean(axis, keepdims)
+
+
+def var(x, axis=None, keepdims=False, ddof=0):
+    """The variance over `axis`: y = sum (x - mean)^2 / (n - ddof). As NumPy's, n is not made smaller by default.
+
+    >>> var([1.0, 3.0])
+    Tensor(1.)
+    """
+    return as_tensor(x).var(axis, keepdims, ddof)
+
+
+def max(x, axis=None, keepdims=False):
+    """The largest element over `axis`; NaN if there is one. Of equal ones the first gets the gradient.
+
+    >>> max([[1.0, 7.0], [3.0, 4.0]], axis=1)
+    Tensor([7., 4.])
+    """
+    return as_tensor(x).max(axis, keepdims)
+
+
+def min(x, axis=None, keepdims=False):
+    """The smallest element over `axis`; NaN if there is one. Of equal ones the first gets the gradient.
+
+    >>> min([[1.0, 7.0], [3.0, 4.0]], axis=1)
+    Tensor([1., 3.])
+    """
+    return as_tensor(x).min(axis, keepdims)
+
+
+def logsumexp(x, axis=None, keepdims=False):
+    """y = ln sum e^x over `axis`, without overflow: the maximum is taken out first, ln sum e^(x - m) + m.
+
+    >>> logsumexp([1000.0, 1000.0])
+    Tensor(1000.6931)
+    """
+    x = as_tensor(x)
+    largest = x.detach().max(axis, keepdims=True)
+    shift = x.wrap(np.where(np.isfinite(largest.array), largest.array, 0).astype(x.dtype))  # Inf - Inf would be NaN
+    y = log(exp(x - shift).sum(axis, keepdims=True)) + shift
+    return y if keepdims else y.reshape(x.detach().sum(axis).shape)
