@@ -84,7 +84,7 @@ def generated(split):
     count, seed = {"train": (1000, 0), "val": (100, 1)}.get(split, (0, 0))
     if not count:
         raise ValueError(f"--split {split}: generated scenes have the splits train and val")
-    return data.Scenes(count, size=(128, 128), seed=seed)
+    return data.Scenes(count, size=(128, 128), seed=seed, cache=True)
 
 
 def augmented(dataset):

@@ -49,7 +49,7 @@ class TestConfusionMatrix:
         assert "pixel accuracy -" in str(confusion)
 
     @pytest.mark.parametrize("prediction, target, error, match", [
-        ([0, 1], [0], ValueError, r"prediction has shape \(2,\), but target \(1,\)"),
+        ([0, 1], [0], ValueError, r"prediction has shape \(2,\), target \(1,\)"),
         ([0, 3], [0, 1], ValueError, "prediction holds the class 3 .* from 0 to 2$"),
         ([0, 1], [0, 255], ValueError, "target holds the class 255 .*give ignore_index"),
         ([0, 1], [0, -1], ValueError, "target holds the class -1"),

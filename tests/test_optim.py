@@ -1,12 +1,23 @@
-"""Optimisers against the equations of their papers; state, locks, schedules, clipping; and that they learn."""
+"""Optimisers against the equations of their papers; state, locks, schedules, clipping; that they learn."""
 
 import math
 
+import numba
 import numpy as np
 import pytest
 
 import tinynet as tn
 from tinynet import nn, optim
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Hundreds of tiny steps: waking a second thread for each would take longer than the steps."""
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(threads)
+
 
 # The twins: one number w, its gradients one after the other; the equations as the docstrings have them.
 
@@ -189,6 +200,8 @@ def test_parameters_changed_behind_the_optimiser_raise():
     with pytest.raises(ValueError, match="is float64, but was float32 when the optimiser was made"):
         optimizer.step()
     p = nn.Parameter(np.ones((2, 3), np.float32))
+    with pytest.raises(ValueError, match=r"parameter 0 is float32 \(2, 3\), but its gradient .* \(3, 2\)"):
+        step_with(optim.SGD([p], lr=0.1), [np.ones((3, 2), np.float32)])
     optimizer = optim.SGD([p], lr=0.1)
     p.data = np.ones((3, 2), np.float32).T
     p.grad = tn.Tensor(np.ones((2, 3), np.float32))
@@ -235,7 +248,7 @@ def test_zero_grad_drops_gradients():
     (lambda p: optim.SGD([p], lr=math.nan), ValueError, "SGD: lr is nan"),
     (lambda p: optim.SGD([p], lr="1"), TypeError, "SGD: lr is '1'"),
     (lambda p: setattr(optim.SGD([p], lr=1), "lr", -1), ValueError, "SGD: lr is -1"),
-    (lambda p: optim.SGD([p], lr=1, nesterov=True), ValueError, "SGD: nesterov=True looks ahead .* "
+    (lambda p: optim.SGD([p], lr=1, nesterov=True), ValueError, "SGD: nesterov=True looks along .* "
                                                                 "momentum=0.9"),
     (lambda p: optim.SGD([p], lr=1, weight_decay=-1), ValueError, "SGD: weight_decay is -1"),
     (lambda p: optim.Adam([p], betas=(0.9, 1.0)), ValueError, "Adam: betas is 1.0, but must be 0 or more and "

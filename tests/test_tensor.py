@@ -1,5 +1,7 @@
 """Tensor: what it is made of, and the operators and methods that NumPy has too."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -145,6 +147,14 @@ def test_memory_is_shared_with_the_given_array():
     x = tn.Tensor(a)
     a[0] = 5
     assert x.data[0] == 5
+
+
+def test_a_copy_is_a_leaf_of_its_own():
+    x = tn.Tensor([1.0, 2.0], requires_grad=True)
+    x.data[0] = 5
+    y = copy.deepcopy(x)
+    y.data[1] = 7
+    assert (x.data.tolist(), y.array.tolist(), y.requires_grad) == ([5, 2], [5, 7], True)
 
 
 def test_comparisons_are_plain_arrays():

@@ -55,7 +55,7 @@ BATCHES = 3
 def run(out, loss_fn=squared_error, **changes):
     """A whole run from scratch, seeds, model and all: 3 epochs of 3 batches, the last of them smaller."""
     tn.manual_seed(4)
-    model = Line()
+    model = Line().eval()       # fit is to switch it
     optimizer = optim.Adam(model.parameters(), lr=0.1)
     loader = DataLoader(dataset(), batch_size=4, shuffle=True, seed=4)
     return fit(model, optimizer, loader, loss_fn, out=out, **(SETTINGS | changes))
@@ -230,10 +230,16 @@ def test_resuming_with_more_epochs_goes_on(tmp_path, reference):
     assert files(tmp_path) == reference[1]
 
 
-def test_the_second_signal_stops_at_once(tmp_path):
+def test_the_second_signal_stops_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.StopSignals, "ECHO_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, interrupting(2, send(signal.SIGINT, signal.SIGINT)))
     assert read_description(tmp_path / "checkpoint.safetensors")["progress"]["step"] == 0
+
+
+def test_a_signal_that_comes_twice_at_one_time_is_one(tmp_path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, interrupting(2, send(signal.SIGINT, signal.SIGINT)))
 
 
 def test_sigterm_and_the_handlers_afterwards(tmp_path):

@@ -2,6 +2,13 @@
 
 from tinynet.autograd import GraphError, detect_anomaly, grad, no_grad
 from tinynet.gradcheck import GradientError, gradcheck, gradgradcheck
+from tinynet.ops import *  # noqa: F403  (ops.__all__ lists them)
+from tinynet.ops import __all__ as _ops
 from tinynet.random import manual_seed
+from tinynet.safetensors import load, save
 from tinynet.tensor import Tensor
-from tinynet.ops import *  # noqa: F403
+
+__all__ = [
+    "Tensor", "GraphError", "GradientError", "detect_anomaly", "grad", "gradcheck", "gradgradcheck", "no_grad",
+    "manual_seed", "load", "save", *_ops,
+]

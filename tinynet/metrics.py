@@ -1,4 +1,5 @@
 """How good a prediction is: confusion matrix of classes, PSNR of images, IoU of boxes, accuracy of labels."""
+
 import math
 
 import numpy as np
@@ -156,9 +157,8 @@ def accuracy(prediction, target):
     if prediction.shape != target.shape and prediction.shape[:-1] == target.shape and prediction.shape[-1]:
         prediction = prediction.argmax(axis=-1)
     elif prediction.dtype.kind not in "iu":
-        raise ValueError(f"accuracy: prediction is {prediction.dtype} of shape {prediction.shape} for targets "
-                         f"of shape {target.shape}; give logits {(*target.shape, 'K')} or integer labels "
-                         f"{target.shape}")
+        raise ValueError(f"accuracy: prediction is {prediction.dtype} of shape {prediction.shape}; give "
+                         f"logits {(*target.shape, 'K')} or integer labels {target.shape}")
     _check_equal_shapes("accuracy", prediction, target)
     return float(np.mean(prediction == target))
 
@@ -169,8 +169,7 @@ def _values(array):
 
 def _check_equal_shapes(caller, a, b, a_name="prediction", b_name="target"):
     if a.shape != b.shape:
-        raise ValueError(f"{caller}: {a_name} has shape {a.shape}, but {b_name} {b.shape}; they must be "
-                         "equal")
+        raise ValueError(f"{caller}: {a_name} has shape {a.shape}, {b_name} {b.shape}; they must be equal")
 
 
 def _ratio(part, whole):

@@ -14,6 +14,7 @@ For different settings in parts of a model (no weight decay on biases, say) make
 >>> w
 Tensor([0., 0.], requires_grad=True)
 """
+
 import math
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from tinynet.tensor import Tensor
 
-PIECE = 16384  # elements: six float32 arrays (w, g, two of state, two of scratch) are 384 KB, which a cache holds
+PIECE = 65536  # elements; six float32 arrays of it (w, g, two of state, two of scratch) are 1.5 MB
 
 
 class Optimizer:
@@ -64,11 +65,11 @@ class Optimizer:
     def step(self):
         """Updates every parameter that has a gradient, and skips those that have none.
 
-        Raises ValueError, before anything is changed, if a parameter is locked by a live graph, or its array
-        is not what it was when the optimiser was made.
+        Raises ValueError, before anything is changed, if a parameter is locked by a live graph, its array is
+        not what it was when the optimiser was made, or its gradient does not fit it.
         """
         active = [index for index, p in enumerate(self.parameters) if p.grad is not None]
-        self._check_writable(active)
+        self._check_arrays(active)
         for index in active:
             p = self.parameters[index]
             self.steps[index] += 1
@@ -83,20 +84,23 @@ class Optimizer:
         """The rule for one piece, in place. g is only read; scratch holds two arrays of the piece's size."""
         raise NotImplementedError
 
-    def _check_writable(self, active):
+    def _check_arrays(self, active):
         faults = []
         for index in active:
             p, dtype = self.parameters[index], self._dtypes[index]
             if not p.data.flags.writeable:
                 faults.append(f"parameter {index} of shape {p.shape} is locked, because a live graph still "
-                              "needs its values; call backward(), or drop what was computed with it, before "
-                              "step()")
+                              "needs its values; before step() call backward(), or drop what was computed "
+                              "with it")
             elif not p.data.flags.c_contiguous:
                 faults.append(f"parameter {index} of shape {p.shape} is not contiguous; give its .data a "
                               "C-ordered array")
             elif p.dtype != dtype:
                 faults.append(f"parameter {index} of shape {p.shape} is {p.dtype}, but was {dtype} when the "
                               "optimiser was made; make the optimiser after Module.astype")
+            elif p.grad.shape != p.shape or p.grad.dtype != dtype:
+                faults.append(f"parameter {index} is {dtype} {p.shape}, but its gradient is {p.grad.dtype} "
+                              f"{p.grad.shape}; they must be equal")
         if faults:
             more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
             _raise_all(f"{type(self).__name__}.step", faults[:5] + more)
@@ -129,8 +133,7 @@ class Optimizer:
             if got.shape != needed.shape or got.dtype != needed.dtype:
                 faults.append(f"{name} is {got.dtype} {got.shape}, but must be {needed.dtype} {needed.shape}")
         if faults:
-            _raise_all(f"{type(self).__name__}.load_state_dict: the state is of another model or "
-                       "optimiser", faults)
+            _raise_all(f"{type(self).__name__}.load_state_dict: the state does not fit", faults)
         for name in self.settings:
             setattr(self, name, np.asarray(state[name]).item())
         for index, slots in enumerate(self.state):
@@ -158,8 +161,7 @@ class SGD(Optimizer):
         self.nesterov = bool(nesterov)
         self.weight_decay = self._number("weight_decay", weight_decay)
         if nesterov and not momentum:
-            raise ValueError("SGD: nesterov=True looks ahead along the momentum, which is 0; give "
-                             "momentum=0.9")
+            raise ValueError("SGD: nesterov=True looks along the momentum, which is 0; give momentum=0.9")
         self.slots = ("velocity",) if momentum else ()
         super().__init__(parameters, lr)
 
@@ -193,8 +195,7 @@ class Adam(Optimizer):
 
     def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise TypeError(f"{type(self).__name__}: betas is {betas!r}, but must be a pair such as (0.9, "
-                            "0.999)")
+            raise TypeError(f"{type(self).__name__}: betas is {betas!r}, but must be a pair (beta1, beta2)")
         self.beta1, self.beta2 = (self._number("betas", beta, below=1) for beta in betas)
         self.eps = self._number("eps", eps)
         self.weight_decay = self._number("weight_decay", weight_decay)
@@ -276,8 +277,8 @@ def clip_grad_norm(parameters, max_norm):
     norm = sqrt(sum over all parameters of sum g^2),   g = g min(1, max_norm / (norm + 1e-6))
 
     The sum runs in float64, so that large gradients don't overflow. If the norm is NaN or Inf, it is returned
-    and the gradients stay as they are (PyTorch would make them NaN or 0): check with math.isfinite before
-    step(). Pascanu et al., On the Difficulty of Training Recurrent Neural Networks (2013), arXiv:1211.5063.
+    and the gradients stay as they are (PyTorch would make them NaN or 0): ask math.isfinite before step().
+    Pascanu et al., On the Difficulty of Training Recurrent Neural Networks (2013), arXiv:1211.5063.
 
     >>> import tinynet as tn
     >>> w = tn.Tensor([1.0, 1.0], requires_grad=True)
@@ -357,7 +358,7 @@ class CosineLR:
 
 @dataclass(frozen=True)
 class OneCycleLR:
-    """Half a cosine from max_lr / div up to max_lr, then one down to max_lr / div / final_div, which it keeps.
+    """Half a cosine from max_lr / div to max_lr, then one down to max_lr / div / final_div, which it keeps.
 
     The top is at step rise * total_steps - 1, the end at total_steps - 1, as in PyTorch.
     Smith and Topin, Super-Convergence (2018), arXiv:1708.07120.
@@ -414,8 +415,8 @@ def _checked_parameters(caller, parameters):
                          "model without any?)")
     for index, p in enumerate(parameters):
         if not isinstance(p, Tensor):
-            raise TypeError(f"{caller}: parameter {index} is a {type(p).__name__}, but must be a Parameter or "
-                            "Tensor")
+            raise TypeError(f"{caller}: parameter {index} is a {type(p).__name__}, but must be a "
+                            "Parameter or Tensor")
         if not p.requires_grad or p.op is not None:
             why = "does not require a gradient" if not p.requires_grad else "is the result of an operation"
             raise ValueError(f"{caller}: parameter {index} of shape {p.shape} {why}; give leaves with "

@@ -190,3 +190,18 @@ def conv_transpose2d_shapes(x_shape, w_shape, b_shape, stride, padding, output_p
             )
         out.append(size)
     return geometry, tuple(out)
+
+
+def output_padding_for(output_size, x_shape, w_shape, stride, padding, dilation, groups):
+    """The output_padding with which conv_transpose2d gives images of `output_size`, or a sentence if none does."""
+    op = "conv_transpose2d"
+    wanted = pair(output_size, op, "output_size")
+    _, smallest = conv_transpose2d_shapes(x_shape, w_shape, None, stride, padding, 0, dilation, groups)
+    reach = [max(s, d) for s, d in zip(pair(stride, op, "stride"), pair(dilation, op, "dilation"), strict=True)]
+    extra = tuple(n - m for n, m in zip(wanted, smallest, strict=True))
+    if any(not 0 <= e < r for e, r in zip(extra, reach, strict=True)):
+        largest = tuple(m + r - 1 for m, r in zip(smallest, reach, strict=True))
+        raise ValueError(
+            f"{op}: output_size is {wanted}, but x of shape {x_shape} can become images from {smallest} to {largest}"
+        )
+    return extra

@@ -114,6 +114,9 @@ class Tensor:
         made = f", op={type(self.op).__name__}" if self.op else ", requires_grad=True" if self.requires_grad else ""
         return f"Tensor({body}{dtype}{made})"
 
+    def __reduce__(self):
+        return Tensor, (self.array.copy(), self.requires_grad)  # copies and pickles are leaves: no graph, no gradient
+
     def __len__(self):
         if not self.ndim:
             raise TypeError("len: a tensor without axes has no length")
@@ -380,8 +383,20 @@ def _flat_arguments(values):
     return tuple(operator.index(v) for v in values)
 
 
+def matmul(a, b):
+    """The matrix product, as the operator @: c = a b.
+
+    a: (..., M, K), b: (..., K, N); gives (..., M, N). As in NumPy a vector counts as one row (first) or one column
+    (second), and stacks of matrices are broadcast together. Raises ValueError for lengths that don't fit.
+
+    >>> matmul([[1.0, 2.0]], [[3.0], [4.0]])
+    Tensor([[11.]])
+    """
+    a = as_tensor(a, like=b)
+    return _matmul(a, as_tensor(b, like=a))
+
+
 def _matmul(a, b):
-    """The matrix product with NumPy's rules: vectors count as one row or one column, stacks of matrices broadcast."""
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-min(b.ndim, 2)]:
         raise ValueError(
             f"matmul: shapes {a.shape} and {b.shape}: the last axis of the first must be as long as the "

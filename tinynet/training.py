@@ -79,9 +79,8 @@ def fit(model, optimizer, loader, loss_fn, *, epochs, out, schedule=None, clip_n
                       f"saved {checkpoint}. To go on, do the same with resume=True (--resume).", flush=True)
                 raise SystemExit(128 + stop.signal)
 
-            lr = optimizer.lr if schedule is None else schedule(progress.step - 1)
             row = {"epoch": progress.epoch, "step": progress.step,
-                   "loss": progress.mean_loss, "lr": float(lr)}
+                   "loss": progress.mean_loss, "lr": optimizer.lr}
             with evaluating(model):
                 if evaluate is not None:
                     row |= _checked_metrics(evaluate(model), row, progress.history, follow)
@@ -248,6 +247,8 @@ def _is_best(history, name, better):
 class StopSignals:
     """Turns the first Ctrl-C or SIGTERM into a wish that the loop grants between batches; the second acts."""
 
+    ECHO_SECONDS = 0.5          # launchers such as timeout pass on a signal that the whole group has got
+
     def __init__(self):
         self.signal = 0         # the number of the signal that came
         self.previous = {}
@@ -264,8 +265,11 @@ class StopSignals:
 
     def _receive(self, number, frame):
         if self.signal:
+            if time.monotonic() - self.received < self.ECHO_SECONDS:
+                return
             raise KeyboardInterrupt
         self.signal = number
+        self.received = time.monotonic()
         # print() is not safe here: the signal may have come in the middle of another print
         os.write(2, b"\nStopping after this batch, with a checkpoint. Once more to stop at once, without.\n")
 

@@ -8,8 +8,19 @@ import pytest
 
 from tinynet.kernels.reduction import sum_rows
 
-# tall, wide (several blocks of columns), narrow (rows side by side, with and without a rest), thin, one row, one column
-SHAPES = [(1000, 40), (5, 2500), (300, 2100), (1000, 3), (1001, 5), (7, 1), (1, 7), (3, 64), (64, 64), (65, 65)]
+# tall, wide (several blocks of columns), narrow (rows side by side, with or without a rest), a row, a column
+SHAPES = [
+    (1000, 40),
+    (5, 2500),
+    (300, 2100),
+    (1000, 3),
+    (1001, 5),
+    (7, 1),
+    (1, 7),
+    (3, 64),
+    (64, 64),
+    (65, 65),
+]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

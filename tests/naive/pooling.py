@@ -13,7 +13,9 @@ def windows(x, kernel, stride, padding, fill):
 
 
 def _pool(reduce, x, kernel, stride, padding, fill):
-    found = {(i, j): reduce(window, axis=(1, 2)) for i, j, window in windows(x, kernel, stride, padding, fill)}
+    found = {
+        (i, j): reduce(window, axis=(1, 2)) for i, j, window in windows(x, kernel, stride, padding, fill)
+    }
     oh, ow = max(found)
     return np.stack([np.stack([found[i, j] for j in range(ow + 1)], axis=1) for i in range(oh + 1)], axis=1)
 
@@ -27,7 +29,7 @@ def avg_pool2d(x, kernel, stride, padding):
 
 
 def max_pool2d_gradient(gy, x, kernel, stride, padding):
-    """gx: each gy to the first maximum of its window (the last NaN, if there is one), which lies within the image."""
+    """gx: each gy goes to the first maximum of its window's part of the image (NaN: to the last NaN)."""
     (top, _), (left, _) = padding
     n, height, width, channels = x.shape
     gx = np.zeros(x.shape)

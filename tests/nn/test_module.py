@@ -207,12 +207,12 @@ class TestState:
 
     def test_a_live_graph_locks_what_it_needs(self):
         net = Net()
-        y, _ = net(tn.Tensor(np.ones((2, 3), np.float32)))
+        box, label = net(tn.Tensor(np.ones((2, 3), np.float32)))
         with pytest.raises(ValueError, match="encoder.0.weight: locked"):
             net.load_state_dict(net.state_dict())
         with pytest.raises(ValueError, match="Module.astype: .* is locked"):
             net.astype(np.float64)
-        y.sum().backward()
+        (box.sum() + label.sum()).backward()
         net.load_state_dict(net.state_dict())
 
     def test_astype_converts_floats_in_place_and_keeps_what_is_shared(self):
@@ -231,9 +231,12 @@ class TestState:
 
     def test_a_deep_copy_is_independent_and_closed(self):
         net = Net()
+        net.scale.data[...] = 1      # what .data hands out must not be copied apart from the values
         other = copy.deepcopy(net)
         other.counts[...] = 3
         assert (net.counts == 0).all()
+        other.scale.data[...] = 3
+        assert (net.scale.data == 1).all() and (other.scale + 0).data[0] == 3
         with pytest.raises(AttributeError):
             other.new = 1
 
@@ -270,3 +273,17 @@ Sequential(  # 128 parameters
         with pytest.raises(ValueError, match="Dense: x") as info:
             model(tn.Tensor(np.zeros((2, 3), np.float32)))
         assert info.value.__notes__ == ["in Dense(4, 4), which is 1.1 of Sequential"]
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes from Python 3.11 on")
+    def test_an_error_raised_anew_gets_its_new_place(self):
+        class Fails(nn.Module):
+            def forward(self, x):
+                raise error
+
+        error = ValueError("the same object")
+        error.add_note("kept")
+        models = ((nn.Sequential(Fails()), "0 of Sequential"), (nn.Residual(Fails()), "body of Residual"))
+        for model, place in models:
+            with pytest.raises(ValueError):
+                model(1)
+            assert error.__notes__ == ["kept", f"in Fails(), which is {place}"]

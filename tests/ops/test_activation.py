@@ -103,22 +103,27 @@ def test_float32_is_exact_to_its_last_digits():
         np.testing.assert_allclose(getattr(ops, name)(tn.Tensor(x)).numpy(), expected, rtol=3e-6, atol=1e-37)
 
 
-def test_relu_over_many_chunks():
-    x = np.random.default_rng(0).normal(size=50_001).astype(np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_relu_and_gelu_over_many_chunks(dtype):
+    x = np.random.default_rng(0).normal(size=20_001).astype(dtype)
+    x[::1000], x[1::1000], x[2::1000], x[3::1000] = np.nan, np.inf, -np.inf, 0
     t = tn.Tensor(x, requires_grad=True)
     y = ops.relu(t)
-    (y * y).sum().backward()
+    y.backward(np.full(x.shape, 3), create_graph=True)
     np.testing.assert_array_equal(y.numpy(), np.maximum(x, 0))
-    np.testing.assert_array_equal(t.grad.numpy(), 2 * np.maximum(x, 0))
+    np.testing.assert_array_equal(t.grad.numpy(), np.where(np.isnan(x) | (x > 0), 3, 0))
+    x = x[np.isfinite(x)]
+    np.testing.assert_allclose(ops.gelu(tn.Tensor(x)).numpy(), naive.gelu(x), rtol=1e-5, atol=1e-6)
 
 
 def test_arrays_that_are_not_contiguous():
-    x = distinct((5, 4, 3))
-    t = tn.Tensor(x, requires_grad=True)
-    y = ops.relu(t.transpose(2, 0, 1))
-    y.sum().backward()
-    np.testing.assert_array_equal(y.numpy(), np.maximum(x, 0).transpose(2, 0, 1))
-    np.testing.assert_array_equal(t.grad.numpy(), x > 0)
+    for shape in ((5, 4, 3), (50, 40, 5)):
+        x = distinct(shape)
+        t = tn.Tensor(x, requires_grad=True)
+        y = ops.relu(t.transpose(2, 0, 1))
+        y.sum().backward()
+        np.testing.assert_array_equal(y.numpy(), np.maximum(x, 0).transpose(2, 0, 1))
+        np.testing.assert_array_equal(t.grad.numpy(), x > 0)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

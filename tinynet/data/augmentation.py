@@ -89,8 +89,8 @@ class Crop:
 
         def mask(part):
             if padded and self.ignore_index is None:
-                raise ValueError(f"Crop: the mask of shape {part.shape} is smaller than the window {self.size}, "
-                                 "and its margin has no class; give Crop an ignore_index, or a smaller size")
+                raise ValueError(f"Crop: the mask, {part.shape}, is smaller than the window {self.size}; "
+                                 "give an ignore_index for its margin, or a smaller size")
             return cut(_framed(part, margins, self.ignore_index) if padded else part)
 
         return move("Crop", sample, image, mask)
@@ -162,8 +162,9 @@ def move(name, sample, image, mask):
             moved.append(part)
         else:
             kind = getattr(part, "dtype", type(part).__name__)
-            raise TypeError(f"{name}: part {position} of the sample is {kind} of shape {shape}; it can move float "
-                            f"images (H, W, C), integer masks (H, W) of the same size {size}, and single labels")
+            raise TypeError(f"{name}: part {position} of the sample is {kind} of shape {shape}; it moves "
+                            f"float images (H, W, C) and integer masks (H, W), here of size {size}, and "
+                            "keeps single labels")
     return tuple(moved)
 
 

@@ -142,8 +142,8 @@ def _stacked(samples, indices):
         shapes = [part.shape for part in sample]
         if shapes != expected:
             raise ValueError(f"DataLoader: sample {index} has the shapes {_listed(shapes)}, but sample "
-                             f"{indices[0]} of the same batch has {_listed(expected)}, and a batch needs equal ones; "
-                             "crop them, data.Augmented(dataset, data.Crop(size)), or use batch_size=1")
+                             f"{indices[0]} of the same batch has {_listed(expected)}; it needs equal ones: "
+                             "data.Augmented(dataset, data.Crop(size)) crops them, or use batch_size=1")
     return tuple(np.stack(parts) for parts in zip(*samples, strict=True))
 
 

@@ -119,17 +119,17 @@ class Canvas:
     def polygon(self, points):
         """A convex polygon with corners (n, 2): the nearest side says how far inside a pixel is."""
         points = np.asarray(points, np.float32)
-        (left, top), (right, bottom) = points.min(0), points.max(0)
+        (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
         window = self.window(left, top, right, bottom)
-        if window is None:
+        if window is None or min(right - left, bottom - top) < 0.4:      # too thin to cover a pixel
             return None
-        along = np.roll(points, -1, axis=0) - points
+        along = _next(points) - points
         length = np.hypot(along[:, 0], along[:, 1])
         points, along, length = points[length > 1e-3], along[length > 1e-3], length[length > 1e-3]
         if len(points) < 3:
             return None
         normal = np.stack([-along[:, 1], along[:, 0]], axis=1) / length[:, None]
-        normal *= np.sign(_twice_area(points))
+        normal *= 1 if _twice_area(points) > 0 else -1
         x = normal[:, :1] * self.columns[window[1]]
         y = normal[:, 1:] * self.rows[window[0]] - (normal * points).sum(1, keepdims=True)
         inside = (x[:, None, :] + y[:, :, None]).min(axis=0)
@@ -173,7 +173,7 @@ def smooth_noise(rng, size, cells):
 def _eased(pixels, cells):
     place = (np.arange(pixels, dtype=np.float32) + 0.5) * (cells / pixels)
     cell = np.minimum(place.astype(np.intp), cells - 1)
-    t = place - cell
+    t = place - cell.astype(np.float32)
     return cell, t * t * (3 - 2 * t)
 
 
@@ -183,5 +183,9 @@ def _span(low, high, size):
 
 
 def _twice_area(points):
-    x, y = points[:, 0], points[:, 1]
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
+    corners = points.tolist()
+    return sum(x * v - u * y for (x, y), (u, v) in zip(corners, corners[1:] + corners[:1], strict=True))
+
+
+def _next(points):
+    return np.concatenate([points[1:], points[:1]])

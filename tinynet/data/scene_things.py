@@ -39,7 +39,7 @@ LIT, UNLIT = 1.0, 0.75
 def _brush(canvas, z, label, owner=0):
     """A function (shape, colour) that paints one thing, z metres away."""
     def lay(shape, colour):
-        canvas.paint(shape, canvas.light.on(np.clip(colour, 0, 1), z), label, owner)
+        canvas.paint(shape, canvas.light.on(np.minimum(colour, 1), z), label, owner)
     return lay
 
 
@@ -109,7 +109,8 @@ def _paint_wheels(canvas, lay, place, side, length):
     for along in (0.18, 0.81):
         for radius, colour in ((0.34, BLACK), (0.19, STEEL)):
             x, y = along + radius / length * np.cos(turn), 0.34 + radius * np.sin(turn)
-            lay(canvas.face([place.point(*at) for at in zip(x, np.full(12, 0.505 * side), y, strict=True)]), colour)
+            rim = [place.point(px, 0.505 * side, py) for px, py in zip(x, y, strict=True)]
+            lay(canvas.face(rim), colour)
 
 
 def _paint_lights(canvas, lay, face, colour, owner):
@@ -224,7 +225,7 @@ def paint_pole(canvas, rng, x, z, height, arm):
     camera = canvas.camera
     metre = camera.focal / z
     column, foot, top = camera.column(x, z), camera.row(0, z), camera.row(height, z)
-    half = max(rng.uniform(0.06, 0.1) * metre, 1.3 * canvas.unit)      # never too thin to be learnt
+    half = max(rng.uniform(0.06, 0.1) * metre, 1.5 * canvas.unit)      # never too thin to be learnt
     grey = STEEL * rng.uniform(0.25, 1.3)
     lay = _brush(canvas, z, POLE)
     canvas.darken(canvas.ellipse(column, foot, half * 3, half), 0.4)
@@ -245,7 +246,7 @@ def paint_sign(canvas, rng, x, z, kind):
     """A plate, or a traffic light, on a post."""
     camera = canvas.camera
     metre = camera.focal / z
-    radius = max(rng.uniform(0.36, 0.55) * metre, 3.8 * canvas.unit)
+    radius = max(rng.uniform(0.4, 0.6) * metre, 4.4 * canvas.unit)
     middle = camera.row(rng.uniform(2.3, 3.2), z) - radius
     paint_pole(canvas, rng, x, z, camera.y - (middle - camera.horizon) / metre, 0.0)
     owner = canvas.new_object(SIGN)

@@ -79,15 +79,15 @@ def _products(a, a_row, a_k, b, b_k, zeros, c, K):
     for task in prange(parts * batch * down * across):
         matrix, i, j = task // (down * across), task // across % down * ROWS, task % across * COLUMNS
         part, m = matrix // batch, matrix % batch
-        target = (out, (matrix * M + i) * N + j, N)
-        start = (zeros, 0, 0)
+        target = (out, (matrix * M + i) * N + j, 0, N)
+        start = (zeros, 0, 0, 0)
         end = (part + 1) * K // parts
         k = part * K // parts
         while True:
             k_next = min(end, k + DEPTH)
-            block((a, m * M * K + i * a_row + k * a_k, a_row, 0, 0, a_k),
+            block((a, m * M * K + i * a_row + k * a_k, 0, a_row, 0, 0, a_k),
                   (b, m * K * N + k * b_k + j, 0, 0, b_k),
-                  start, target, (1, 1, k_next - k), min(ROWS, M - i), min(COLUMNS, N - j))
+                  start, target, (1, 1, k_next - k), (1, min(ROWS, M - i)), min(COLUMNS, N - j))
             start, k = target, k_next
             if k >= end:
                 break

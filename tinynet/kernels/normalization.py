@@ -1,17 +1,20 @@
-"""Normalising groups of values to mean 0 and variance 1, and the gradient: batch, group and layer norm are one thing.
+"""Normalising groups of values to mean 0 and variance 1: batch, group and layer norm are one thing.
 
-All three see x as N samples of S positions of C channels, whose channels fall into G groups of D = C / G. A group of one sample,
-S * D values, is brought to mean 0 and variance 1; then each channel has its own weight and bias:
+All three see x as N samples of S positions of C channels, and the channels as G groups of D = C / G. A group
+of one sample, S * D values, is brought to mean 0 and variance 1; then each channel has a weight and a bias:
 
     xh[n,s,c] = (x[n,s,c] - mean[n,g]) * rstd[n,g]        rstd = 1 / sqrt(var + eps),  g = c // D
     y[n,s,c]  = xh[n,s,c] * w[c] + b[c]
 
-    batch norm  (1, N*H*W, C), C groups        group norm  (N, H*W, C), G groups        layer norm  (rows, 1, C), 1 group
+    batch norm  (1, N*H*W, C), C groups
+    group norm  (N, H*W, C), G groups
+    layer norm  (rows, 1, C), 1 group
 
 The gradient, with A the mean over a group:  gx = rstd (w gy - A(w gy) - xh A(w gy xh)).
 
-So forward reads x twice (moments; standardize) and backward x and gy twice (gradient_sums; input_gradient). Sums run in float64,
-position by position with all channels side by side, in chunks that the shape alone decides.
+So forward reads x twice (moments; standardize) and backward x and gy twice (gradient_sums; input_gradient).
+Sums run in float64, position by position with all channels side by side, in chunks that the shape alone
+decides.
 """
 
 from typing import NamedTuple
@@ -24,45 +27,30 @@ CHUNKS = 64  # at most: enough to keep many cores busy
 CHUNK_POSITIONS = 32  # at least: fewer are not worth a task
 
 
-class Form(NamedTuple):
-    """How a normalisation sees its input."""
-
-    samples: int
-    positions: int
-    channels: int
-    groups: int
-
-    @property
-    def shape(self):
-        return self[:3]
-
-    @property
-    def count(self):
-        """Values that share a mean."""
-        return self.positions * self.channels // self.groups
-
-    @property
-    def chunks(self):
-        """(T, P): the samples are cut into T parts, the positions of a sample into P; each of the T*P is a task."""
-        parts = min(self.samples, CHUNKS)
-        return parts, max(1, min(self.positions // CHUNK_POSITIONS, CHUNKS // max(1, parts)))
+def chunks(shape):
+    """(T, P): the samples are cut into T parts, each sample's positions into P, which makes T*P tasks."""
+    samples, positions, _ = shape
+    parts = min(samples, CHUNKS)
+    return parts, max(1, min(positions // CHUNK_POSITIONS, CHUNKS // max(1, parts)))
 
 
-def statistics(x, form):
-    """mean and (biased) variance of each group, both (N, G) and float64."""
-    x = np.ascontiguousarray(x).reshape(form.shape)
-    shift = x[:, 0, :: form.channels // form.groups].astype(np.float64)
-    partial = np.empty((2, form.samples, form.chunks[1], form.groups))
-    moments(x, shift, form.chunks, partial)
-    first, second = partial.sum(axis=2) / form.count
+def statistics(x, groups):
+    """mean and (biased) variance of each group of x (N, S, C): both (N, G) and float64."""
+    n, s, c = x.shape
+    x = np.ascontiguousarray(x)
+    shift = x[:, 0, :: c // groups].astype(np.float64)
+    partial = np.empty((2, n, chunks(x.shape)[1], groups))
+    moments(x, shift, chunks(x.shape), partial)
+    first, second = partial.sum(axis=2) / (s * c // groups)
     return shift + first, np.maximum(second - first * first, 0.0)
 
 
-def normalize(x, mean, rstd, w, b, form):
+def normalize(x, mean, rstd, w, b):
     """y = (x - mean) rstd w + b; w and b may be None."""
     y = np.empty(x.shape, x.dtype)
-    w, b = _or_constant(w, 1, x, form), _or_constant(b, 0, x, form)
-    standardize(np.ascontiguousarray(x).reshape(form.shape), mean, rstd, w, b, form.chunks, y.reshape(form.shape))
+    standardize(
+        np.ascontiguousarray(x), mean, rstd, _or_constant(w, 1, x), _or_constant(b, 0, x), chunks(x.shape), y
+    )
     return y
 
 
@@ -75,26 +63,34 @@ class Sums(NamedTuple):
     weight: np.ndarray  # (C,): sum of gy xh, the gradient of w
 
 
-def sums_of_gradient(gy, x, mean, rstd, w, form):
-    """The Sums of gy and x."""
-    by_group = np.empty((2, form.samples, form.chunks[1], form.groups))
-    by_channel = np.empty((2, *form.chunks, form.channels))
-    gy, x = (np.ascontiguousarray(a).reshape(form.shape) for a in (gy, x))
-    gradient_sums(gy, x, mean, rstd, _or_constant(w, 1, x, form), by_group, by_channel)
-    return Sums(*by_group.sum(axis=2) / form.count, *by_channel.sum(axis=(1, 2)))
+def sums_of_gradient(gy, x, mean, rstd, w):
+    """The Sums of gy and x, both (N, S, C)."""
+    n, s, c = x.shape
+    groups = mean.shape[1]
+    by_group = np.empty((2, n, chunks(x.shape)[1], groups))
+    by_channel = np.empty((2, *chunks(x.shape), c))
+    gradient_sums(
+        np.ascontiguousarray(gy),
+        np.ascontiguousarray(x),
+        mean,
+        rstd,
+        _or_constant(w, 1, x),
+        by_group,
+        by_channel,
+    )
+    return Sums(*by_group.sum(axis=2) / (s * c // groups), *by_channel.sum(axis=(1, 2)))
 
 
-def normalize_gradient(gy, x, mean, rstd, w, sums, form):
+def normalize_gradient(gy, x, mean, rstd, w, sums):
     """gx = rstd (w gy - A(w gy) - xh A(w gy xh))."""
     gx = np.empty(x.shape, x.dtype)
-    gy, x = (np.ascontiguousarray(a).reshape(form.shape) for a in (gy, x))
-    w = _or_constant(w, 1, x, form)
-    input_gradient(gy, x, mean, rstd, w, sums.gradient, sums.correlation, form.chunks, gx.reshape(form.shape))
+    gy, x, w = np.ascontiguousarray(gy), np.ascontiguousarray(x), _or_constant(w, 1, x)
+    input_gradient(gy, x, mean, rstd, w, sums.gradient, sums.correlation, chunks(x.shape), gx)
     return gx
 
 
-def _or_constant(w, value, x, form):
-    return np.full(form.channels, value, x.dtype) if w is None else np.ascontiguousarray(w)
+def _or_constant(w, value, x):
+    return np.full(x.shape[2], value, x.dtype) if w is None else np.ascontiguousarray(w)
 
 
 @inner
@@ -114,13 +110,14 @@ def weighted_sum(w, values):
 
 
 @kernel
-def moments(x, shift, chunks, partial):
+def moments(x, shift, tasks, partial):
     """partial[0] = sum of d, partial[1] = sum of d^2 by sample, chunk and group, with d = x - shift.
 
-    The variance is A(d^2) - A(d)^2: a difference of two large numbers, were d not taken from one of the values themselves.
+    The variance is A(d^2) - A(d)^2: a difference of two large numbers, were d not taken from one of the
+    values themselves.
     """
     N, S, C = x.shape
-    T, P = chunks
+    T, P = tasks
     G = shift.shape[1]
     D = C // G
     for task in prange(T * P):
@@ -142,10 +139,10 @@ def moments(x, shift, chunks, partial):
 
 
 @kernel
-def standardize(x, mean, rstd, w, b, chunks, y):
+def standardize(x, mean, rstd, w, b, tasks, y):
     """y = (x - mean) rstd w + b."""
     N, S, C = x.shape
-    T, P = chunks
+    T, P = tasks
     for task in prange(T * P):
         t, p = task // P, task % P
         m, scale = np.empty(C, x.dtype), np.empty(C, x.dtype)
@@ -161,7 +158,7 @@ def standardize(x, mean, rstd, w, b, chunks, y):
 
 @kernel
 def gradient_sums(gy, x, mean, rstd, w, by_group, by_channel):
-    """Sums of gy and gy xh: weighted with w for each (sample, chunk, group), plain for each (task, channel)."""
+    """Sums of gy and gy xh: weighted with w by (sample, chunk, group), plain by (task, channel)."""
     N, S, C = x.shape
     _, T, P, _ = by_channel.shape
     G = mean.shape[1]
@@ -191,10 +188,10 @@ def gradient_sums(gy, x, mean, rstd, w, by_group, by_channel):
 
 
 @kernel
-def input_gradient(gy, x, mean, rstd, w, gradient, correlation, chunks, gx):
+def input_gradient(gy, x, mean, rstd, w, gradient, correlation, tasks, gx):
     """gx = a gy - q (x - mean) - r  with  a = rstd w,  q = rstd^2 correlation,  r = rstd gradient."""
     N, S, C = x.shape
-    T, P = chunks
+    T, P = tasks
     for task in prange(T * P):
         t, p = task // P, task % P
         m, a, q, r = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)

@@ -1,12 +1,13 @@
 """Max-pooling: the largest value of each window, and two adjoint maps that follow where it was found.
 
-    y[n,i,j,c]   = max over u, v of  x[n, i*s+u-p, j*s+v-p, c]        pool     (and k = u*KW + v, the place of the maximum)
+    y[n,i,j,c]   = max over u, v of  x[n, i*s+u-p, j*s+v-p, c]        pool; u*KW + v is the maximum's place
     gx[n,h,w,c]  = sum of gy[n,i,j,c] whose maximum lies at (h, w)    scatter
     y[n,i,j,c]   = x at the place of the maximum of (n,i,j,c)         gather, the adjoint of scatter
 
-Pixels of the padding take no part. The first of equal maxima is taken, and NaN beats every number. Every loop writes
-its own output and nothing else (scatter too: each input pixel looks up the windows over it), so that overlapping windows
-need no atomic sum and threads cannot change a bit. In all of them the innermost loop is over channels.
+Pixels of the padding take no part. The first of equal maxima is taken, and NaN beats every number. A task
+writes one row of the output and nothing else (in scatter too: it goes through all windows over its row), so
+that overlapping windows need no atomic sums, and threads cannot change a bit. The innermost loop is over
+channels.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ from tinynet.kernels.jit import inner, kernel, prange
 
 
 def max_pool(x, kernel_size, stride, padding, size):
-    """The maxima of x (N, H, W, C), of shape (N, *size, C), and their places in the windows, as small integers.
+    """The maxima of x (N, H, W, C) and their places in the windows, small integers, both (N, *size, C).
 
     stride is (sh, sw), padding (top, left): what lies below and to the right follows from `size`.
     """
@@ -42,7 +43,7 @@ def max_pool_gather(x, place, kernel_size, stride, padding):
 
 @inner
 def reach(start, length, size):
-    """The part of a window from `start` of `length` that lies within 0..size, counted from the window's start."""
+    """The part of a window from `start` on that lies within 0..size, counted from its start."""
     return max(0, -start), min(length, size - start)
 
 
@@ -101,15 +102,17 @@ def pool(x, KH, KW, sh, sw, top, left, y, place):
 
 @kernel
 def scatter(gy, place, KH, KW, sh, sw, top, left, gx):
-    """gx[n,h,w,c] = sum of gy over the windows (i, j) above the pixel whose place is this pixel."""
+    """gx[n,h,w,c] = sum of gy[n,i,j,c] over the windows (i, j) whose maximum is at (h, w)."""
     N, OH, OW, C = gy.shape
     _, H, W, _ = gx.shape
     zero = gx.dtype.type(0)
-    overlap = KH > sh or KW > sw
+    exact = H == OH * KH == OH * sh and W == OW * KW == OW * sw
+    tiled = exact and top == left == 0  # there is exactly one window over each pixel
     for task in prange(N * H):
         n, h = task // H, task % H
         row = gx[n, h]
-        row[:] = zero
+        if not tiled:
+            row[:] = zero
         i0, i1 = windows_over(h + top, KH, sh, OH)
         for i in range(i0, i1):
             for j in range(OW):
@@ -119,12 +122,12 @@ def scatter(gy, place, KH, KW, sh, sw, top, left, gx):
                 for v in range(v0, v1):
                     out = row[w + v]
                     k = place.dtype.type((h + top - i * sh) * KW + v)
-                    if overlap:
-                        for c in range(C):
-                            out[c] += g[c] if at[c] == k else zero
-                    else:
+                    if tiled:
                         for c in range(C):
                             out[c] = g[c] if at[c] == k else zero
+                    else:
+                        for c in range(C):
+                            out[c] += g[c] if at[c] == k else zero
 
 
 @kernel

@@ -2,8 +2,9 @@
 
     y[c] = sum_r x[r, c]
 
-The gradient of whatever was broadcast, a bias above all. Rows are cut into chunks, wide matrices into blocks of columns as
-well; how many is decided by the shape alone. Each chunk is summed row by row in float64, the chunks' sums in their order.
+The gradient of whatever was broadcast, a bias above all. Rows are cut into chunks, wide matrices into blocks
+of columns as well; how many is decided by the shape alone. Each chunk is summed row by row in float64, the
+chunks' sums in their order.
 """
 
 import numpy as np
@@ -28,7 +29,9 @@ def sum_rows(x):
     x = np.ascontiguousarray(x)
     side_by_side = max(1, min(NARROW // columns, rows))
     whole = rows // side_by_side * side_by_side
-    sums = _chunked_sum(x[:whole].reshape(-1, side_by_side * columns)).reshape(side_by_side, columns).sum(axis=0)
+    sums = (
+        _chunked_sum(x[:whole].reshape(-1, side_by_side * columns)).reshape(side_by_side, columns).sum(axis=0)
+    )
     if whole < rows:
         sums += x[whole:].sum(axis=0, dtype=np.float64)
     return sums.astype(x.dtype)

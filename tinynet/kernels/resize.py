@@ -1,10 +1,10 @@
-"""Resampling: every separable linear map of images, as one kernel. Resizing and average pooling are such maps.
+"""Resampling: every separable linear map of images as one kernel, for resizing and for average pooling.
 
-    y[n,i,j,c] = 1/divisor  sum over taps (h, a) of output row i, taps (w, b) of output column j of   a b x[n,h,w,c]
+    y[n,i,j,c] = 1/divisor sum of a b x[n,h,w,c]  over the taps (h, a) of row i and (w, b) of column j
 
-What one axis does is a table of *taps*, for each output position the input positions that it reads and their weights.
-The adjoint map is the same sum with both tables transposed, so that the same kernel computes it, and it is as
-deterministic: each output pixel is written once, its taps are added in the tables' order.
+What one axis does is a table of *taps*, for each output position the input positions that it reads and their
+weights. The adjoint map is the same sum with both tables transposed, so that the same kernel computes it, and
+it is as deterministic: each output pixel is written once, its taps are added in the tables' order.
 """
 
 from typing import NamedTuple
@@ -46,10 +46,10 @@ def nearest_taps(inputs, outputs):
 
 
 def bilinear_taps(inputs, outputs):
-    """Output i reads the two inputs about (i + 1/2) * inputs / outputs - 1/2: both grids' pixels have centres.
+    """Output i reads the two inputs about (i + 1/2) * inputs / outputs - 1/2: pixels have centres.
 
-    The place is kept as a fraction of integers. Beyond the outer centres the border's pixel alone is read, and no pixel
-    is read with weight 0, which would let its NaN through.
+    The place is kept as a fraction of integers. Beyond the outer centres the border's pixel alone is read,
+    and no pixel is read with weight 0, which would let its NaN through.
     """
     i = np.arange(outputs)
     place, denominator = np.maximum((2 * i + 1) * inputs - outputs, 0), 2 * outputs
@@ -64,7 +64,7 @@ def bilinear_taps(inputs, outputs):
 
 
 def window_taps(inputs, window, stride, before, outputs):
-    """Output i reads each input of the window that starts at i * stride - before, as far as it lies inside."""
+    """Output i reads the inputs of a window that starts at i * stride - before, as far as there are any."""
     output = np.repeat(np.arange(outputs), window)
     index = output * stride - before + np.tile(np.arange(window), outputs)
     inside = (index >= 0) & (index < inputs)
@@ -85,7 +85,7 @@ def resample(x, rows, columns, divisor=1):
 
 @kernel
 def separable_map(x, row_start, row_index, row_weight, column_start, column_index, column_weight, divisor, y):
-    """y[n,i,j,c] = 1/divisor sum_t sum_s row_weight[t] column_weight[s] x[n, row_index[t], column_index[s], c]."""
+    """y[n,i,j,c] = 1/divisor sum_ts row_weight[t] column_weight[s] x[n, row_index[t], column_index[s], c]."""
     N, OH, OW, C = y.shape
     for task in prange(N * OH):
         n, i = task // OH, task % OH

@@ -24,7 +24,8 @@ CHUNK = 4 * LANES  # pixels that one thread takes at a time
 ZERO = np.float32(0)
 LOWEST = np.float32(-87.0)  # exp(-87) = 1.6e-38, just above the smallest normal number
 ONE, HALF = np.float32(1), np.float32(0.5)
-LOG2_E, LOG_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+LOG2_E = np.float32(1.4426950408889634)
+LOG_2_HIGH, LOG_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # log 2, with k * HIGH exact
 # exp(f) = 1 + f + f^2 (1/2 + f/6 + ...) for |f| <= log(2) / 2, the minimax coefficients of Cephes' expf
 C2, C3, C4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
 C5, C6, C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
@@ -127,8 +128,8 @@ def _logarithmic_part(total, t, asked, loss):
 @inner
 def _gradient(e, total, asked, t, hard, soft, scale, gradient):
     """gradient_k = scale (C p_k - c_k), with p_k = e_k / total; turned round again."""
-    for i in range(LANES):
-        total[i] = scale * asked[i] / total[i]
+    for i in range(t.size):  # an ignored pixel's gradient is 0, even if all are and the scale is NaN
+        total[i] = (scale if t[i] >= 0 else ZERO) * asked[i] / total[i]
     for k in range(e.shape[0]):
         row = e[k]
         for i in range(LANES):
@@ -155,7 +156,7 @@ def exp_float32(x):
     branch and no call, so LLVM does 8 or 16 numbers at once.
     """
     k = np.floor((x if x > LOWEST else LOWEST) * LOG2_E + HALF)  # not of a NaN, which no integer stands for
-    f = (LOWEST if x < LOWEST else x) - k * LOG_2
+    f = (LOWEST if x < LOWEST else x) - k * LOG_2_HIGH - k * LOG_2_LOW
     p = ((((C7 * f + C6) * f + C5) * f + C4) * f + C3) * f + C2
     p = p * f * f + f + ONE
     power = np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)  # 2^k, from its bits

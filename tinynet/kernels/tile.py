@@ -48,78 +48,95 @@ ROWS, VECTORS = (8, 2) if _has_wide_registers() else (6, 1)
 
 
 @inner
-def block(a, b, s, c, steps, rows, columns):
-    """C[r, c] = S[r, c] + sum_uvk A[r, u, v, k] B[u, v, k, c] for any number of rows and columns, tile by tile.
+def block(a, b, s, c, counts, rows, columns):
+    """C[h, w, i] = S[h, w, i] + sum_uvk A[h, w, u, v, k] B[u, v, k, i] for any number of rows and columns, tile by tile.
 
-    a = (array, offset, step of r, of u, of v, of k)     s = (array, offset, step of r)
-    b = (array, offset, step of u, of v, of k)           c = (array, offset, step of r)
-    steps = (how many u, how many v, how many k); with none of them, C = S
+    a = (array, offset, step of h, of w, of u, of v, of k)      rows = (how many h, how many w)
+    b = (array, offset, step of u, of v, of k)                  counts = (how many u, how many v, how many k), none: C = S
+    s = (array, offset, step of h, of w)      c = (array, offset, step of h, of w)
     """
+    if counts[0] * counts[1] * counts[2] == 0:
+        return _copy_rows(s, c, rows, columns)
     lanes = VECTOR_BYTES // a[0].itemsize
-    start, from_start, start_row = s
-    target, to_target, target_row = c
-    if steps[0] * steps[1] * steps[2] == 0:
-        for r in range(rows):
-            for i in range(columns):
-                target[to_target + r * target_row + i] = start[from_start + r * start_row + i]
-        return
+    height, width = rows
     for i in range(0, columns, VECTORS * lanes):
         left = columns - i
         bi = (b[0], b[1] + i, b[2], b[3], b[4])
-        r = 0
-        while r < rows:                                          # tile() says how many rows it did: none can be dropped
-            ar = (a[0], a[1] + r * a[2], a[2], a[3], a[4], a[5])
-            sr = (start, from_start + r * start_row + i, start_row)
-            cr = (target, to_target + r * target_row + i, target_row)
+        h, w, todo = 0, 0, height * width
+        while todo > 0:
+            ar = (a[0], a[1] + h * a[2] + w * a[3], a[2], a[3], a[4], a[5], a[6])
+            sr = (s[0], s[1] + h * s[2] + w * s[3] + i, s[2], s[3])
+            cr = (c[0], c[1] + h * c[2] + w * c[3] + i, c[2], c[3])
             if VECTORS > 1 and left > lanes:
-                r += tile(ROWS, VECTORS, ar, bi, sr, cr, steps, rows - r, left)
+                done = tile(ROWS, VECTORS, ar, bi, sr, cr, counts, (w, width, todo), left)
             else:
-                r += tile(ROWS, 1, ar, bi, sr, cr, steps, rows - r, left)
+                done = tile(ROWS, 1, ar, bi, sr, cr, counts, (w, width, todo), left)
+            todo -= done                                         # what it says that it did: no row can be dropped
+            w += done
+            while w >= width:
+                w -= width
+                h += 1
+
+
+@inner
+def _copy_rows(s, c, rows, columns):
+    for h in range(rows[0]):
+        for w in range(rows[1]):
+            for i in range(columns):
+                c[0][c[1] + h * c[2] + w * c[3] + i] = s[0][s[1] + h * s[2] + w * s[3] + i]
 
 
 @intrinsic(prefer_literal=True)
-def _tile(typing, most_rows, vectors, a, b, s, c, steps, rows, columns):
-    """The upper left tile, of at most `most_rows` rows and `vectors` vectors, of the block; returns its number of rows.
+def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns):
+    """The first tile, of at most `most_rows` rows and `vectors` vectors, of what is left of a block; returns its number of rows.
 
-    A last tile may have fewer rows: its missing rows are computed as copies of its last row and written onto it, the same
-    values once more, which is cheaper than to ask. It may have fewer columns: those are masked.
+    rows = (w of the first row, how many w, how many rows are left). The last tile may have fewer rows than most_rows: the missing
+    ones are computed as copies of its last row and written onto it, the same values once more, which is cheaper than to
+    ask. It may have fewer columns: those are masked.
     """
     if not isinstance(most_rows, types.IntegerLiteral) or not isinstance(vectors, types.IntegerLiteral):
         return None
     shape = most_rows.literal_value, vectors.literal_value
-    plain = [types.unliteral(one) for one in (a, b, s, c, steps)]
-    signature = types.intp(most_rows, vectors, *plain, types.intp, types.intp)
+    plain = [types.unliteral(one) for one in (a, b, s, c, counts, rows, columns)]
+    signature = types.intp(most_rows, vectors, *plain)
 
     def codegen(context, builder, signature, arguments):
         operands = [_Operand(context, builder, *pair) for pair in zip(signature.args[2:6], arguments[2:6], strict=True)]
-        counts = [builder.extract_value(arguments[6], i) for i in range(3)]
-        rows, columns = arguments[7:]
+        counts, rows = [[builder.extract_value(each, i) for i in range(3)] for each in arguments[6:8]]
+        columns = arguments[8]
         vector = _Vector(builder, signature.args[2][0].dtype)
         whole = builder.icmp_signed(">=", columns, I64(shape[1] * vector.lanes))
         with builder.if_else(whole) as (then, otherwise):
             with then:
-                _emit_tile(builder, vector, shape, *operands, counts, rows, masks=[None] * shape[1])
+                _emit_tile(builder, vector, shape[0], *operands, counts, rows, masks=[None] * shape[1])
             with otherwise:
                 masks = [vector.mask(builder.sub(columns, I64(i * vector.lanes))) for i in range(shape[1])]
-                _emit_tile(builder, vector, shape, *operands, counts, rows, masks)
-        return _least(builder, rows, I64(shape[0]))
+                _emit_tile(builder, vector, shape[0], *operands, counts, rows, masks)
+        left = rows[2]
+        return builder.select(builder.icmp_signed("<", left, I64(shape[0])), left, I64(shape[0]))
 
     return signature, codegen
 
 
-def _tile_numpy(most_rows, vectors, a, b, s, c, steps, rows, columns):
+def _tile_numpy(most_rows, vectors, a, b, s, c, counts, rows, columns):
     """The same in NumPy, for NUMBA_DISABLE_JIT=1."""
-    def view(operand, *shape):
-        array, offset, *strides = operand
-        strides = (*strides, 1)[:len(shape)]
-        flat = array[offset:]
-        return np.lib.stride_tricks.as_strided(flat, shape, [step * array.itemsize for step in strides])
+    def view(operand, offset, shape, steps):
+        array = operand[0][operand[1] + offset:]
+        return np.lib.stride_tricks.as_strided(array, shape, [step * array.itemsize for step in steps])
 
-    rows = min(rows, most_rows)
+    w, width, left = rows
     columns = min(columns, vectors * VECTOR_BYTES // a[0].itemsize)
-    products = np.einsum("ruvk,uvkc->rc", view(a, rows, *steps), view(b, *steps, columns))
-    view(c, rows, columns)[...] = view(s, rows, columns) + products
-    return rows
+    weights = view(b, 0, (*counts, columns), (*b[2:], 1))
+    sums = []
+    for r in range(min(left, most_rows)):
+        h_r, w_r = (w + r) // width, (w + r) % width - w
+        window = view(a, h_r * a[2] + w_r * a[3], counts, a[4:])
+        start = view(s, h_r * s[2] + w_r * s[3], (columns,), (1,))
+        target = view(c, h_r * c[2] + w_r * c[3], (columns,), (1,))
+        sums.append((target, start + np.einsum("uvk,uvkc->c", window, weights)))
+    for target, values in sums:
+        target[...] = values
+    return len(sums)
 
 
 tile = _tile_numpy if config.DISABLE_JIT else _tile
@@ -130,42 +147,49 @@ tile = _tile_numpy if config.DISABLE_JIT else _tile
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
-def _emit_tile(builder, vector, shape, a, b, s, c, counts, rows, masks):
+def _emit_tile(builder, vector, most_rows, a, b, s, c, counts, rows, masks):
     """Load the sums from S, let u, v and k run, store the sums to C."""
-    last = builder.sub(rows, I64(1))
-    clamped = [_least(builder, I64(r), last) for r in range(shape[0])]
-    row_offsets = [builder.mul(r, a.steps[0]) for r in clamped]
+    a_rows, s_rows, c_rows = _row_offsets(builder, most_rows, rows, (a.steps, s.steps, c.steps))
 
-    def addresses(operand):
-        """of each vector of the tile, row by row"""
-        for r in clamped:
-            row = operand.at(builder.mul(r, operand.steps[0]))
-            for i, mask in enumerate(masks):
-                yield builder.gep(row, [I64(i * vector.lanes)]), mask
+    def vectors(operand, offset):
+        """the addresses of the vectors side by side from there on, each with its mask"""
+        return [(operand.at(offset, I64(i * vector.lanes)), mask) for i, mask in enumerate(masks)]
 
-    def step(a_at, b_at, sums):
-        """One k: every row's number of A times every vector of B."""
-        columns = [vector.load(builder.gep(b_at, [I64(i * vector.lanes)]), mask) for i, mask in enumerate(masks)]
-        sums = iter(sums)
-        new = []
-        for offset in row_offsets:
-            number = vector.spread(builder.load(builder.gep(a_at, [offset])))
-            new += [vector.multiply_add(number, column, next(sums)) for column in columns]
-        return new
+    def step(a_offset, b_offset, sums):
+        """One k: the number of A of each row times each vector of B."""
+        columns = [vector.load(*where) for where in vectors(b, b_offset)]
+        numbers = [vector.spread(builder.load(a.at(a_offset, row))) for row in a_rows]
+        products = [(number, column) for number in numbers for column in columns]
+        return [vector.multiply_add(*pair, one) for pair, one in zip(products, sums, strict=True)]
 
-    def nest(depth, a_at, b_at, sums):
-        """The loops over u, v and k: this one, and in it the deeper ones."""
+    def nest(depth, a_offset, b_offset, sums):
+        """The loop over u (depth 0), v or k, and in it the deeper ones."""
         if depth == 3:
-            return step(a_at, b_at, sums)
+            return step(a_offset, b_offset, sums)
+        a_step, b_step = a.steps[2 + depth], b.steps[depth]
         return _loop(builder, counts[depth], sums, lambda i, sums: nest(
-            depth + 1,
-            builder.gep(a_at, [builder.mul(i, a.steps[1 + depth])]),
-            builder.gep(b_at, [builder.mul(i, b.steps[depth])]),
-            sums))
+            depth + 1, builder.add(a_offset, builder.mul(i, a_step)), builder.add(b_offset, builder.mul(i, b_step)), sums))
 
-    sums = nest(0, a.start, b.start, [vector.load(*where) for where in addresses(s)])
-    for one, where in zip(sums, addresses(c), strict=True):
+    sums = [vector.load(*where) for row in s_rows for where in vectors(s, row)]
+    sums = nest(0, I64(0), I64(0), sums)
+    for one, where in zip(sums, (where for row in c_rows for where in vectors(c, row)), strict=True):
         vector.store(one, *where)
+
+
+def _row_offsets(builder, most_rows, rows, steps):
+    """For each operand, how far its rows are from the first. After the last w of an h comes the first w of the next h."""
+    w, width, left = rows
+    wraps = [builder.sub(h_step, builder.mul(w_step, builder.sub(width, I64(1)))) for h_step, w_step, *_ in steps]
+    offsets = [[I64(0)] for _ in steps]
+    for r in range(1, most_rows):
+        w = builder.add(w, I64(1))
+        at_end = builder.icmp_signed("==", w, width)
+        exists = builder.icmp_signed("<", I64(r), left)
+        for row, wrap, (_, w_step, *_) in zip(offsets, wraps, steps, strict=True):
+            following = builder.add(row[-1], builder.select(at_end, wrap, w_step))
+            row.append(builder.select(exists, following, row[-1]))           # a missing row stands in for the one before
+        w = builder.select(at_end, I64(0), w)
+    return offsets
 
 
 def _loop(builder, count, values, body):
@@ -186,20 +210,19 @@ def _loop(builder, count, values, body):
     return new
 
 
-def _least(builder, x, y):
-    return builder.select(builder.icmp_signed("<", x, y), x, y)
-
-
 class _Operand:
-    """(array, offset, steps...): a pointer to the first element, and the steps."""
+    """(array, offset, steps...): a pointer to where it begins, and the steps."""
 
     def __init__(self, context, builder, type_, value):
         array, offset, *self.steps = (builder.extract_value(value, i) for i in range(len(type_)))
         self.builder = builder
         self.start = builder.gep(context.make_array(type_[0])(context, builder, array).data, [offset])
 
-    def at(self, offset):
-        return self.builder.gep(self.start, [offset])
+    def at(self, *offsets):
+        address = self.start
+        for offset in offsets:
+            address = self.builder.gep(address, [offset])
+        return address
 
 
 class _Vector:

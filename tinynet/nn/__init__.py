@@ -1,4 +1,5 @@
 """Modules: layers with parameters, and what they are put together with."""
+
 from tinynet.nn import init
 from tinynet.nn.blocks import Residual, Sequential
 from tinynet.nn.layers import (

@@ -1,4 +1,5 @@
 """Modules made of modules: one after the other, and a block with its input added."""
+
 from tinynet.nn.module import Module, headline
 
 
@@ -42,17 +43,19 @@ class Sequential(Module):
 
 
 class Residual(Module):
-    """y = body(x) + shortcut(x), where the shortcut is the identity unless given; a ReLU behind it is the caller's.
+    """y = body(x) + shortcut(x), where the shortcut is the identity unless given; no ReLU behind it.
 
     Where the body changes the number of channels or the size, the shortcut has to change them alike: a 1x1
-    convolution of the same stride. Raises ValueError if the two sides differ in shape (they are never
-    broadcast). He et al., Deep Residual Learning for Image Recognition (2016), arXiv:1512.03385, equations 1
-    and 2.
+    convolution of the same stride. Raises ValueError if the two sides differ in shape; they are never
+    broadcast.
+    He et al., Deep Residual Learning for Image Recognition (2016), arXiv:1512.03385, equations 1 and 2.
 
+    >>> import numpy as np, tinynet as tn
     >>> from tinynet import nn
-    >>> body = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3,
-    padding=1))
+    >>> body = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU())
     >>> block = nn.Residual(body, shortcut=nn.Conv2d(8, 16, 1, stride=2))
+    >>> block(tn.Tensor(np.zeros((1, 6, 6, 8), np.float32))).shape
+    (1, 3, 3, 16)
     """
 
     def __init__(self, body, shortcut=None):
@@ -67,9 +70,8 @@ class Residual(Module):
         short = x if self.shortcut is None else self.shortcut(x)
         if y.shape != short.shape:
             side = "x itself" if self.shortcut is None else headline(self.shortcut)
-            raise ValueError(f"Residual: the body turns x of shape {x.shape} into {y.shape}, but the "
-                             f"shortcut, {side}, has the shape {short.shape}; "
-                             f"{_shortcut_hint(x.shape, y.shape)}")
+            raise ValueError(f"Residual: the body turns x of shape {x.shape} into {y.shape}, the shortcut, "
+                             f"{side}, into {short.shape}; {_shortcut_hint(x.shape, y.shape)}")
         return y + short
 
 

@@ -7,6 +7,7 @@ To use another start than a layer's own:
 
     layer.weight.data[...] = init.glorot_uniform(layer.weight.shape, *init.fans(layer.weight.shape))
 """
+
 import math
 
 import numpy as np
@@ -17,7 +18,7 @@ RELU_GAIN = math.sqrt(2)
 
 
 def fans(shape, groups=1, stride=1, transposed=False):
-    """(fan_in, fan_out): how many products one output value sums, how many output values one input value feeds.
+    """(fan_in, fan_out): how many products an output value sums, how many output values an input value feeds.
 
     dense (I, O)                 fan_in = I                     fan_out = O
     convolution (KH, KW, C/g, O) fan_in = KH KW C/g             fan_out = (KH/sh) (KW/sw) O/g
@@ -32,8 +33,8 @@ def fans(shape, groups=1, stride=1, transposed=False):
     if len(shape) == 2:
         return float(shape[0]), float(shape[1])
     if len(shape) != 4:
-        raise ValueError(f"fans: shape {tuple(shape)} belongs to no layer; give a dense weight's (in, out) or "
-                         "a convolution's (KH, KW, C/groups, O)")
+        raise ValueError(f"fans: shape {tuple(shape)} belongs to no layer; give a dense weight's (in, out) "
+                         "or a convolution's (KH, KW, C/groups, O)")
     kernel_h, kernel_w, channels_a_group, out_channels = shape
     stride_h, stride_w = (stride, stride) if isinstance(stride, int) else stride
     fan_in = float(kernel_h * kernel_w * channels_a_group)
@@ -68,14 +69,14 @@ def glorot_uniform(shape, fan_in, fan_out, gain=1.0):
 
 
 def bilinear(shape):
-    """The weight (KH, KW, O/groups, C) with which a transposed convolution interpolates each channel bilinearly.
+    """The weight (KH, KW, O/groups, C) with which a transposed convolution interpolates each channel.
 
-    w[u, v, c, c] = (1 - |u - m| / f) (1 - |v - m| / f)   with f = ceil(K / 2), m = f - 1 if K is odd, else f
-    - 1/2
+    w[u, v, c, c] = (1 - |u - m| / f) (1 - |v - m| / f)
+                    with f = ceil(K / 2) and the middle m = f - 1 for odd K, f - 1/2 for even K
 
-    For a factor f take kernel_size 2f - f % 2, stride f, padding (f - f % 2) / 2: the usual start of
-    upsampling layers in Long et al., Fully Convolutional Networks (2015), arXiv:1411.4038. Each group has as
-    many outputs as inputs.
+    To enlarge f times take kernel_size 2f - f % 2, stride f, padding (f - f % 2) / 2. Each group has as many
+    outputs as inputs. It is how upsampling layers start in
+    Long et al., Fully Convolutional Networks for Semantic Segmentation (2015), arXiv:1411.4038.
 
     >>> float(bilinear((4, 4, 1, 1))[1, 1, 0, 0])       # 0.75 * 0.75
     0.5625

@@ -4,12 +4,14 @@ Arguments are PyTorch's in PyTorch's order; images are (N, H, W, C). Weights of 
 start at He normal with fan_in and the gain of ReLU, biases at 0 (see nn.init). Parameters are float32;
 Module.astype changes that.
 """
+
 import numpy as np
 
 from tinynet import ops
 from tinynet.nn import init
 from tinynet.nn.module import Module, Parameter
-from tinynet.shapes import conv_geometry, integer, pair, padding_pairs
+from tinynet.shapes import conv_geometry, integer, output_padding_for, padding_pairs, pair
+from tinynet.tensor import as_tensor
 
 
 class Conv2d(Module):
@@ -44,7 +46,8 @@ class ConvTranspose2d(Module):
 
     weight (KH, KW, out_channels/groups, in_channels): that of the convolution which it transposes, one from
     out_channels to in_channels. bias (out_channels) or None.
-    OH = (H - 1) stride - 2 padding + dilation (KH - 1) + 1 + output_padding
+    OH = (H - 1) stride - 2 padding + dilation (KH - 1) + 1 + output_padding; or call it with
+    output_size=(OH, OW), a size that a convolution would have made into (H, W): output_padding follows.
 
     >>> ConvTranspose2d(16, 8, 4, stride=2, padding=1).weight.shape
     (4, 4, 8, 16)
@@ -64,10 +67,13 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(init.he_normal(shape, fan_in))
         self.bias = _zeros(out_channels) if bias else None
 
-    def forward(self, x):
-        return ops.conv_transpose2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding,
-                                    output_padding=self.output_padding, dilation=self.dilation,
-                                    groups=self.groups)
+    def forward(self, x, output_size=None):
+        geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation,
+                    "groups": self.groups}
+        extra = self.output_padding
+        if output_size is not None:
+            extra = output_padding_for(output_size, as_tensor(x).shape, self.weight.shape, **geometry)
+        return ops.conv_transpose2d(x, self.weight, self.bias, output_padding=extra, **geometry)
 
 
 class Dense(Module):
@@ -186,7 +192,7 @@ class Upsample(Module):
 
 
 class BatchNorm2d(Module):
-    """y = (x - mean) / sqrt(var + eps) weight + bias, over N, H, W for each channel of x (N, H, W, num_features).
+    """y = (x - mean) / sqrt(var + eps) weight + bias, by channel, over N, H, W; x (N, H, W, num_features).
 
     In training the batch's own statistics are used, and move the running ones:
     running = (1 - momentum) running + momentum batch (with the unbiased variance). In evaluation the running
@@ -227,7 +233,7 @@ class GroupNorm(Module):
 
 
 class LayerNorm(Module):
-    """y = (x - mean) / sqrt(var + eps) weight + bias, over the last axes: normalized_shape, an int or a tuple.
+    """y = (x - mean) / sqrt(var + eps) weight + bias, over the last axes, normalized_shape (int or tuple).
 
     Ba, Kiros and Hinton, Layer Normalization (2016), arXiv:1607.06450.
     """

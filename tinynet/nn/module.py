@@ -11,6 +11,7 @@ Attributes are closed when the constructor is done: from then on, assigning a na
 error. Python has one place that knows when the outermost __init__ has returned, the class's own __call__, so
 that is where ModuleType closes them; and __new__ opens them, so a subclass need not call super().__init__().
 """
+
 import difflib
 import inspect
 
@@ -23,6 +24,8 @@ LOCKED = "locked: a live graph still needs its values; finish backward() or drop
 
 class Parameter(Tensor):
     """A tensor that is trained: it requires a gradient, and the module that has it as an attribute owns it.
+
+    A copy (copy.deepcopy, pickle) has the values, not the gradient.
 
     >>> Parameter(np.zeros((2, 3), np.float32)).requires_grad
     True
@@ -37,14 +40,23 @@ class Parameter(Tensor):
             data = np.require(data, requirements="C")      # optimisers update it as one flat run
         super().__init__(data, requires_grad=True, dtype=dtype)
 
+    def __reduce__(self):
+        return Parameter, (self.data,)
+
 
 class ModuleType(type):
-    """The class of module classes: closes the attributes of a new module when its constructor has returned."""
+    """The class of module classes: closes a module's attributes when its constructor has returned."""
 
     def __call__(cls, *args, **kwargs):
         module = super().__call__(*args, **kwargs)
         module.__dict__["_closed"] = True
         return module
+
+    @property
+    def __signature__(cls):
+        """The arguments of __init__, so that help(nn.Conv2d) doesn't show those of __call__ above."""
+        signature = inspect.signature(cls.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 class Module(metaclass=ModuleType):
@@ -72,8 +84,7 @@ class Module(metaclass=ModuleType):
         """Nothing to do; it is here so that arguments which a class does not take are an error."""
 
     def forward(self, *inputs):
-        raise NotImplementedError(f"{type(self).__name__} has no forward; define forward(self, x) in the "
-                                  "class")
+        raise NotImplementedError(f"{type(self).__name__} has no forward; define forward(self, x) in it")
 
     def __call__(self, *inputs, **options):
         try:
@@ -94,8 +105,8 @@ class Module(metaclass=ModuleType):
         if name in attributes:
             self._check_kind(name, attributes[name], value)
         elif self._closed and not hasattr(type(self), name):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to "
-                                 f"assign{_near(self, name)}; make it in __init__, say as self.{name} = None")
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to assign"
+                                 f"{_near(self, name)}; make it in __init__, say as self.{name} = None")
         if not self._closed:
             _check_findable(self, name, value)
         object.__setattr__(self, name, value)
@@ -104,9 +115,9 @@ class Module(metaclass=ModuleType):
         """A parameter, buffer or module gives way only to one of its kind: else it would be lost silently."""
         for kind in (Parameter, np.ndarray, Module):
             if isinstance(old, kind) and not isinstance(new, kind):
+                values = f", or values to {name}.data[...]" if kind is Parameter else ""
                 raise TypeError(f"{type(self).__name__}.{name} is a {kind.__name__} and got a "
-                                f"{type(new).__name__}; assign a "
-                                f"{kind.__name__}" + (f", or to {name}.data[...]" if kind is Parameter else ""))
+                                f"{type(new).__name__}; assign a {kind.__name__}{values}")
 
     # What the module owns
 
@@ -216,7 +227,7 @@ class Module(metaclass=ModuleType):
         return self
 
     def eval(self):
-        """Sets evaluation mode: batch_norm uses running statistics, dropout does nothing; returns the module."""
+        """Sets evaluation mode: batch_norm uses running statistics, dropout does nothing; returns it."""
         return self.train(False)
 
     # Text
@@ -234,8 +245,7 @@ class Module(metaclass=ModuleType):
 def headline(module):
     """The constructor's call as far as the attributes tell it, without what is at its default.
 
-    An argument is shown if an attribute has its name and holds a plain value (a number, a string, a tuple of
-    them).
+    An argument is shown if an attribute of its name holds a plain value: a number, a string, a tuple of such.
 
     >>> from tinynet import nn
     >>> headline(nn.Conv2d(3, 16, 3, padding=1, bias=False))
@@ -292,18 +302,18 @@ def _mismatch(own, loaded):
     if own.shape != loaded.shape:
         return f"the state has shape {loaded.shape}, the model {own.shape}"
     if own.dtype != loaded.dtype:
-        return f"the state has dtype {loaded.dtype}, the model {own.dtype} (Module.astype changes the "
-               "model's)"
+        return f"the state has dtype {loaded.dtype}, the model {own.dtype} (Module.astype changes it)"
     if not own.flags.writeable:
         return LOCKED
     return ""
 
 
 def _note_place(error, module):
-    """Notes on an error which layer it came from, as a path from the outermost module (from Python 3.11 on)."""
-    inner, path, layer, old = getattr(error, "place", (module, "", headline(module), None))
+    """Notes on an error which layer it came from, as a path from the outermost module (Python 3.11 on)."""
+    inner, path, layer, old = getattr(error, "place", (None, "", "", ""))
+    name = next((name for name, part in module._owned() if part is inner), None)
     if inner is not module:
-        path = _join(next((name for name, part in module._owned() if part is inner), "?"), path)
+        path, layer = (_join(name, path), layer) if name else ("", headline(module))
     note = f"in {layer}" + (f", which is {path} of {type(module).__name__}" if path else "")
     error.place = (module, path, layer, note)
     error.__notes__ = [other for other in getattr(error, "__notes__", []) if other != old] + [note]

@@ -6,7 +6,8 @@ Max-pooling remembers where each maximum was found. Its gradient goes back to th
     MaxPoolGrad     gy -> gx    each value to its place; values that meet are added
     MaxPoolGather    v -> y     v at the places: the adjoint of MaxPoolGrad, as MaxPoolGrad is its
 
-The places move by jumps as x changes, so to derivatives they are constants. Average pooling is linear: see `resize`.
+The places move by jumps as x changes, so to derivatives they are constants. Average pooling is linear: see
+`resize`.
 """
 
 from typing import NamedTuple
@@ -83,11 +84,12 @@ def max_pool2d(x, kernel_size, stride=None, padding=0):
 
         y[n, i, j, c] = max over u, v  x[n, i*stride + u - top, j*stride + v - left, c]
 
-    Of equal values the first one gets the gradient; NaN counts as larger than everything; the padding is never chosen.
+    Of equal values the first one gets the gradient; NaN counts as larger than everything; the padding is
+    never chosen.
 
-    x: images (N, H, W, C); kernel_size, stride: an int or (h, w), the stride being the kernel's size if none is given;
-    padding: an int, (h, w), ((top, bottom), (left, right)) or "same", at most half the kernel. Gives (N, OH, OW, C)
-    with OH = (H + top + bottom - KH) // stride + 1.
+    x: images (N, H, W, C); kernel_size, stride: an int or (h, w), the stride being the kernel's size if none
+    is given; padding: an int, (h, w), ((top, bottom), (left, right)) or "same", at most half the kernel.
+    Gives (N, OH, OW, C) with OH = (H + top + bottom - KH) // stride + 1.
     Raises ValueError if the window doesn't fit or the padding is too wide.
 
     >>> max_pool2d([[[[1.0], [4.0]], [[3.0], [2.0]]]], 2)
@@ -129,8 +131,8 @@ def _window(x_shape, kernel_size, stride, padding, op):
     for pads, length in zip(padding, kernel, strict=True):
         if max(pads) > length // 2:
             raise ValueError(
-                f"{op}: padding is {padding}, but must be at most half of the kernel {kernel}, "
-                f"here {length // 2}: a window must not lie in the padding alone; pad less or take a larger kernel"
+                f"{op}: padding is {padding}, but must be at most half the kernel {kernel}, "
+                f"here {length // 2}: no window may lie in the padding alone; pad less or enlarge the kernel"
             )
     size = window_output_size(x_shape, kernel, stride, padding, (1, 1), op)
     return Window(kernel, stride, tuple(before for before, _ in padding), size)

@@ -1,7 +1,8 @@
-"""Resizing images, and the op behind every linear map that treats rows and columns alike (average pooling is another).
+"""Resizing images, and the op behind all maps that are linear in rows and in columns, as average pooling is.
 
-Such a map is y = R x K^T / d for each channel of an image, R for the rows and K for the columns, both very sparse, d a
-number. Its adjoint is R^T gy K / d: a map of the same kind. So one op is its own family: a Resample's gradient is a Resample.
+Such a map is y = R x K^T / d for each channel of an image, R for the rows and K for the columns, both very
+sparse, d a number. Its adjoint is R^T gy K / d: a map of the same kind. So one op is its own family: a
+Resample's gradient is a Resample.
 """
 
 from tinynet.autograd import Op
@@ -33,10 +34,11 @@ def resize(x, size, mode="nearest"):
     """Images of another size, each output pixel read from the place that it covers in the input.
 
     "nearest":   y[i] = x[floor(i H / OH)]
-    "bilinear":  y[i] = (1 - t) x[h] + t x[h + 1]   with   h + t = (i + 1/2) H / OH - 1/2   limited to 0 .. H - 1
+    "bilinear":  y[i] = (1 - t) x[h] + t x[h + 1],   h + t = (i + 1/2) H / OH - 1/2, limited to 0 .. H - 1
 
-    along the height and then along the width. Pixels have centres (PyTorch's align_corners=False); when making images
-    smaller, nothing is smoothed. The places are computed in integers, so that no rounding picks a neighbour.
+    along the height and then along the width. Pixels have centres (PyTorch's align_corners=False); when
+    making images smaller, nothing is smoothed. The places are computed in integers, so that no rounding picks
+    a neighbour.
 
     x: images (N, H, W, C); size: (OH, OW) in pixels, or an int for both. Gives (N, OH, OW, C).
     Raises ValueError for another mode, a size below 1 or an x that is no batch of images.

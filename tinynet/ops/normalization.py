@@ -1,0 +1,312 @@
+"""Batch, group and layer normalisation: values brought to mean 0 and variance 1, then scaled and shifted.
+
+They differ in the groups of values that share a mean (kernels/normalization.py says which), not in what is
+done with them. For an input x (N, S, C), a weight w and a bias b for each channel, with A the mean over a
+group,
+
+    r = 1 / sqrt(A((x - A x)^2) + eps)        xh = r (x - A x)        y = w xh + b
+
+Moving x moves mean and variance too. Altogether dxh = J dx with a matrix J that is its own transpose:
+
+    J u = r (u - A u - xh A(xh u))
+
+and the gradients of y, each an op of its own, are (the sums go over all but the channels)
+
+    InputGradient   (x, gy, w) -> gx    gx = J(w gy)
+    WeightGradient  (x, gy)    -> gw    gw = sum gy xh
+    BiasGradient    (gy)       -> gb    gb = sum gy
+
+All of them need the same few sums over gy and x. Normalize.backward takes these sums once, in one reading of
+the two arrays, and hands them on. What the gradients of the gradients are stands at the ops; they are again
+made of such ops and of arithmetic.
+"""
+
+import math
+
+import numpy as np
+
+from tinynet.autograd import Op
+from tinynet.kernels import normalization as kernels
+from tinynet.shapes import integer
+from tinynet.tensor import as_tensor
+
+
+class Moments:
+    """Mean and variance of each group of x: computed once, handed from op to op."""
+
+    def __init__(self, x, groups, eps):
+        self.groups, self.eps = groups, eps
+        self.mean, self.var = kernels.statistics(x, groups)
+        self.rstd = _reciprocal_deviation(self.var, eps)
+
+    def sums(self, gy, x, w):
+        return kernels.sums_of_gradient(gy, x, self.mean, self.rstd, w)
+
+
+class Normalize(Op):
+    """y = w xh + b;  gx = J(w gy),  gw = sum gy xh,  gb = sum gy"""
+
+    keeps = ("x", "w")
+    w = None
+
+    def __init__(self, groups, eps, moments=None):
+        self.groups, self.eps, self.moments = groups, eps, moments
+
+    def forward(self, x, w=None, b=None):
+        if self.moments is None:
+            self.moments = Moments(x, self.groups, self.eps)
+        return kernels.normalize(x, self.moments.mean, self.moments.rstd, w, b)
+
+    def backward(self, gy):
+        x, w, moments = self.x, self.w, self.moments
+        sums = moments.sums(gy.array, x.array, None if w is None else w.array)
+        gx = InputGradient(moments, sums)(x, gy, *([] if w is None else [w])) if self.needs[0] else None
+        gw = WeightGradient(moments, sums)(x, gy) if self.needs[1] else None
+        gb = BiasGradient(sums)(gy) if self.needs[2] else None
+        return gx, gw, gb
+
+
+class InputGradient(Op):
+    """gx = J u, u = w gy.  For a gradient v of gx:  ggy = w J v,  gw = sum gy J v,  and, as J moves with x,
+
+    ggx = -r (xh A(v J u) + J u A(xh v) + J v A(xh u))
+    """
+
+    keeps = ("x", "gy", "w", "output")
+    w = None
+
+    def __init__(self, moments, sums=None):
+        self.moments, self.sums = moments, sums
+
+    def forward(self, x, gy, w=None):
+        sums = self.sums or self.moments.sums(gy, x, w)
+        return kernels.normalize_gradient(gy, x, self.moments.mean, self.moments.rstd, w, sums)
+
+    def backward(self, v):
+        jv = InputGradient(self.moments)(self.x, v)
+        gx = self._through_x(v, jv) if self.needs[0] else None
+        ggy = (jv if self.w is None else jv * self.w) if self.needs[1] else None
+        gw = (self.gy * jv).sum((0, 1)) if self.needs[2] else None
+        return gx, ggy, gw
+
+    def _through_x(self, v, jv):
+        n, s, c = self.x.shape
+        groups = self.moments.groups
+        u = self.gy if self.w is None else self.gy * self.w
+        x, u, v, ju, jv = (t.reshape((n, s, groups, c // groups)) for t in (self.x, u, v, self.output, jv))
+
+        def mean(t):
+            return t.mean((1, 3), keepdims=True)
+
+        centred = x - mean(x)
+        r = (mean(centred * centred) + self.moments.eps) ** -0.5
+        xh = centred * r
+        return (-r * (xh * mean(v * ju) + ju * mean(xh * v) + jv * mean(xh * u))).reshape((n, s, c))
+
+
+class WeightGradient(Op):
+    """gw = sum gy xh.  For a gradient v of gw:  gx = J(v gy),  ggy = v xh"""
+
+    keeps = ("x", "gy")
+
+    def __init__(self, moments, sums):
+        self.moments, self.sums = moments, sums
+
+    def forward(self, x, gy):
+        return self.sums.weight.astype(x.dtype)
+
+    def backward(self, v):
+        moments = self.moments
+        gx = InputGradient(moments)(self.x, self.gy, v) if self.needs[0] else None
+        return gx, Normalize(moments.groups, moments.eps, moments)(self.x, v) if self.needs[1] else None
+
+
+class BiasGradient(Op):
+    """gb = sum gy.  For a gradient v of gb:  ggy = v, repeated"""
+
+    def __init__(self, sums):
+        self.sums = sums
+
+    def forward(self, gy):
+        self.shape = gy.shape
+        return self.sums.bias.astype(gy.dtype)
+
+    def backward(self, v):
+        return v.broadcast_to(self.shape)
+
+
+class Standardize(Op):
+    """y = w xh + b with a fixed xh = (x - mean) rstd;  gx = gy w rstd,  gw = sum gy xh,  gb = sum gy"""
+
+    keeps = ("x", "w")
+    w = None
+
+    def __init__(self, mean, rstd):
+        self.mean, self.rstd = mean, rstd
+
+    def forward(self, x, w=None, b=None):
+        return kernels.normalize(x, self.mean[None], self.rstd[None], w, b)
+
+    def backward(self, gy):
+        scale = gy.like(self.rstd)
+        gx = gy * (scale if self.w is None else self.w * scale) if self.needs[0] else None
+        gw = (gy * Standardize(self.mean, self.rstd)(self.x)).sum((0, 1)) if self.needs[1] else None
+        return gx, gw, gy.sum((0, 1)) if self.needs[2] else None
+
+
+def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=True, momentum=0.1, eps=1e-5):
+    """Each channel normalised over the whole batch.
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+
+    training: mean and (biased) variance are those of the batch, over all axes but the last; the running ones,
+    if given, are updated in place: running += momentum (batch's - running), with the unbiased variance.
+    Otherwise the running ones are used.
+
+    x: (..., C), two axes or more; weight, bias: (C,) or None; running_mean, running_var: ndarrays (C,), both
+    or neither. Raises ValueError for shapes that don't fit, for fewer than two values per channel in
+    training, and for an evaluation without running statistics. Bad arguments leave the running statistics as
+    they were.
+    Paper: Ioffe and Szegedy, Batch normalization, ICML 2015.
+
+    >>> batch_norm([[1.0], [3.0]], None, None, eps=0.0)
+    Tensor([[-1.],
+            [ 1.]])
+    """
+    op = "batch_norm"
+    x = as_tensor(x)
+    if x.ndim < 2:
+        raise ValueError(f"{op}: x has the shape {x.shape}, but needs two axes or more, the channels last")
+    channels = x.shape[-1]
+    count = x.size // channels if channels else 0
+    parameters = _parameters(op, x, weight, bias, (channels,), "one for each channel of x")
+    _check_eps(op, eps)
+    _check_running(running_mean, running_var, channels, training, momentum)
+    if training and count < 2:
+        raise ValueError(
+            f"{op}: x of shape {x.shape} has {count} value(s) per channel, but the variance of a batch needs "
+            "two or more; take a larger batch, or training=False"
+        )
+    rows = x.reshape((1, count, channels))
+    if not training:  # copies of the statistics: a backward pass may come after their next update
+        mean, rstd = (
+            running_mean.astype(np.float64),
+            _reciprocal_deviation(running_var.astype(np.float64), eps),
+        )
+        return Standardize(mean, rstd)(rows, *parameters).reshape(x.shape)
+    normalize = Normalize(channels, eps)
+    y = normalize(rows, *parameters)
+    if running_mean is not None:
+        mean, var = normalize.moments.mean[0], normalize.moments.var[0]
+        running_mean += (momentum * (mean - running_mean)).astype(running_mean.dtype)
+        running_var += (momentum * (var * count / (count - 1) - running_var)).astype(running_var.dtype)
+    return y.reshape(x.shape)
+
+
+def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
+    """Each sample's channels normalised in groups, over all places and the channels of the group.
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+
+    x: (N, ..., C), whose C channels are cut into num_groups groups of neighbours; weight, bias: (C,) or None.
+    Raises ValueError for shapes that don't fit. Paper: Wu and He, Group normalization, ECCV 2018.
+
+    >>> group_norm([[1.0, 3.0, 10.0, 30.0]], 2, eps=0.0)
+    Tensor([[-1.,  1., -1.,  1.]])
+    """
+    op = "group_norm"
+    x = as_tensor(x)
+    groups = integer(num_groups, op, "num_groups", 1)
+    if x.ndim < 2:
+        raise ValueError(
+            f"{op}: x has the shape {x.shape}, but needs two axes or more, samples first and channels last"
+        )
+    samples, channels = x.shape[0], x.shape[-1]
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{op}: x has the shape {x.shape}, but only the number of samples may be 0")
+    if channels % groups:
+        raise ValueError(
+            f"{op}: x has {channels} channels (shape {x.shape}), which {groups} groups don't divide"
+        )
+    _check_eps(op, eps)
+    parameters = _parameters(op, x, weight, bias, (channels,), "one for each channel of x")
+    pixels = x.reshape((samples, math.prod(x.shape[1:-1]), channels))
+    return Normalize(groups, eps)(pixels, *parameters).reshape(x.shape)
+
+
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """Each sample normalised over its last axes.
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+
+    normalized_shape: the lengths of these axes, an int (the last alone) or a tuple; weight, bias: of that
+    shape, or None.
+    Raises ValueError for shapes that don't fit. Paper: Ba, Kiros and Hinton, Layer normalization, 2016.
+
+    >>> layer_norm([[1.0, 3.0], [30.0, 10.0]], 2, eps=0.0)
+    Tensor([[-1.,  1.],
+            [ 1., -1.]])
+    """
+    op = "layer_norm"
+    x = as_tensor(x)
+    lengths = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+    lengths = tuple(integer(n, op, "normalized_shape", 1) for n in lengths)
+    if not lengths or x.shape[-len(lengths) :] != lengths:
+        raise ValueError(
+            f"{op}: normalized_shape is {lengths}, but must be the last axes of x, whose shape is {x.shape}"
+        )
+    _check_eps(op, eps)
+    parameters = [p.reshape(-1) for p in _parameters(op, x, weight, bias, lengths, "normalized_shape")]
+    channels = math.prod(lengths)
+    return Normalize(1, eps)(x.reshape((x.size // channels, 1, channels)), *parameters).reshape(x.shape)
+
+
+def _parameters(op, x, weight, bias, shape, meaning):
+    """What the ops take: both, the weight alone, or none. A bias alone gets a weight of ones."""
+    given = {name: as_tensor(p, like=x) for name, p in (("weight", weight), ("bias", bias)) if p is not None}
+    for name, parameter in given.items():
+        if parameter.shape != shape:
+            raise ValueError(
+                f"{op}: {name} has the shape {parameter.shape}, but must have {shape}, {meaning}"
+            )
+    if "bias" in given and "weight" not in given:
+        given = {"weight": x.like(np.ones(shape)), **given}
+    return list(given.values())
+
+
+def _check_eps(op, eps):
+    if not eps >= 0:
+        raise ValueError(f"{op}: eps is {eps}, but must not be negative")
+
+
+def _check_running(mean, var, channels, training, momentum):
+    """Raise unless the running statistics can be used, or updated in place."""
+    op = "batch_norm"
+    if (mean is None) != (var is None):
+        raise ValueError(f"{op}: of running_mean and running_var only one is given; give both or neither")
+    if mean is None and not training:
+        raise ValueError(
+            f"{op}: training=False takes running_mean and running_var, which are None; give both"
+        )
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"{op}: momentum is {momentum}, but must be between 0 and 1")
+    for name, running in (("running_mean", mean), ("running_var", var)):
+        if running is None:
+            continue
+        if not isinstance(running, np.ndarray) or running.dtype.kind != "f":
+            raise TypeError(
+                f"{op}: {name} is {type(running).__name__}, but must be an ndarray of floats: it is updated"
+            )
+        if running.shape != (channels,):
+            raise ValueError(
+                f"{op}: {name} has the shape {running.shape}, but must have ({channels},), x's channels"
+            )
+        if training and not running.flags.writeable:
+            raise ValueError(
+                f"{op}: {name} can't be written to, but training updates it in place; give a copy"
+            )
+
+
+def _reciprocal_deviation(var, eps):
+    with np.errstate(divide="ignore"):  # without eps a constant group has 1 / 0 = Inf, which makes NaN
+        return 1 / np.sqrt(var + eps)
