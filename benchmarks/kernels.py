@@ -163,17 +163,10 @@ def _torch_convolution(c, x, w, gy, layout):
     forward = F.conv_transpose2d if c.transposed else F.conv2d
 
     def gradient(which):
-        geometry = (
-            [c.stride] * 2,
-            [c.padding] * 2,
-            [1, 1],
-            c.transposed,
-            [0, 0],
-            1,
-        )  # dilation, output padding, groups
-        return torch.ops.aten.convolution_backward(
-            gy, x, w, None, *geometry, [which == 0, which == 1, False]
-        )[which]
+        dilation, output_padding, groups = [1, 1], [0, 0], 1
+        geometry = [c.stride] * 2, [c.padding] * 2, dilation, c.transposed, output_padding, groups
+        mask = [which == 0, which == 1, False]
+        return torch.ops.aten.convolution_backward(gy, x, w, None, *geometry, mask)[which]
 
     return lambda: forward(x, w, stride=c.stride, padding=c.padding), lambda: gradient(0), lambda: gradient(1)
 

@@ -57,8 +57,9 @@ def description(threads, peak):
     """One line about the machine and the versions; no names of hosts or folders."""
     versions = f"NumPy {np.__version__}, numba {numba.__version__}, PyTorch {torch.__version__}"
     return (
-        f"{_processor()} ({llvm.get_host_cpu_name()}), {os.cpu_count()} cores, "
-        f"{threads} threads a side (numba's: {numba.threading_layer()}), multiply-add peak {peak / 1e9:.0f} GFLOP/s (measured, float32); "
+        f"{_processor()} ({llvm.get_host_cpu_name()}), {os.cpu_count()} cores; "
+        f"{threads} threads a side (numba's: {numba.threading_layer()}); "
+        f"multiply-add peak {peak / 1e9:.0f} GFLOP/s (measured, float32); "
         f"{platform.system()}, Python {platform.python_version()}, {versions}."
     )
 

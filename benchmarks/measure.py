@@ -19,10 +19,9 @@ class Timing(NamedTuple):
     least: float
     lower: float  # quartiles
     upper: float
-    count: int
 
     def __str__(self):
-        median, least, lower, upper = (number(1e3 * t) for t in self[:4])
+        median, least, lower, upper = (number(1e3 * t) for t in self)
         return f"{median} ({least}; {lower}-{upper})"
 
 
@@ -51,7 +50,7 @@ def _turn(call):
 
 def _summary(times):
     lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
-    return Timing(median, min(times), lower, upper, len(times))
+    return Timing(median, min(times), lower, upper)
 
 
 def relative_error(a, b):

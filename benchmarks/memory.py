@@ -1,9 +1,10 @@
 """The memory that training takes at its peak, in MB: python -m benchmarks.memory SIDE COUNT SIZE
 
-SIDE is tinynet, or PyTorch's layout: channels_last or contiguous. What every program has is left out: all that is
-resident after the imports, the making of the batch, and a training step on a tiny batch, which loads kernels and
-starts threads. Then the network is built and trained for five steps. The peak is the process's own high-water
-mark, VmHWM. (Not ru_maxrss: under Linux a child process may start with its parent's.)
+SIDE is tinynet, or PyTorch's layout: channels_last or contiguous. What every program has is left out: all
+that is resident after the imports, the making of the batch, and a training step on a tiny batch, which
+loads kernels and starts threads. Then the network is built and trained for five steps. The peak is VmHWM,
+the most that the process ever had. (Not ru_maxrss: under Linux a child process may start with its
+parent's.)
 """
 
 import gc

@@ -11,8 +11,8 @@ from benchmarks.torch_side import LAYOUTS, torch
 COUNT, SIZE = 16, 128  # images in a batch, and their height and width
 RATIO = "PyTorch / tinynet"
 
-# Rounding is let through: batch norms one behind the other magnify it, and where it moves a value over ReLU's kink,
-# the gradient really differs. A mistake is larger: a wrong layer turns the gradient by tens of per cent.
+# Rounding is let through: batch norms one behind the other magnify it, and where it moves a value over ReLU's
+# kink, the gradient really differs. A mistake is larger: a wrong layer turns it by tens of per cent.
 MOST_LOSS, MOST_GRADIENT, MOST_LOGITS = 1e-5, 2e-2, 1e-3
 
 
@@ -35,7 +35,7 @@ def lines(peak):
 
 
 def _compared(trainers, batch):
-    """What each trainer computes from the same parameters, held to PyTorch in float64: raises if it is another thing."""
+    """What each trainer computes from the same parameters, against PyTorch in float64; raises if far off."""
     state = trainers["tinynet"].model.state_dict()
     exact = torch_side.Trainer(*batch, "contiguous", torch.float64)
     exact.take_state(state)

@@ -229,7 +229,7 @@ def draw(path, dataset, models, rows=4):
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title)
     legend = [Patch(color=palette[i] / 255, label=name) for i, name in enumerate(dataset.classes)]
-    figure.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 3 * len(titles)), frameon=False)
+    figure.legend(handles=legend, loc="outside lower center", ncols=-(-len(legend) // 2), frameon=False)
     FigureCanvasAgg(figure).print_png(path)
 
 

@@ -1,5 +1,6 @@
-"""Settings for all tests: hypothesis without deadlines (kernels compile on their first call), the same draws each run."""
+"""Settings for all tests: hypothesis without deadlines (kernels compile at their first call), the same draws always."""
 
+import numba
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -16,6 +17,8 @@ settings.load_profile("tinynet")
 
 
 @pytest.fixture(autouse=True)
-def seed():
-    """Every test starts from the same random numbers."""
+def same_start():
+    """Every test starts from the same random numbers, with one thread: on a busy machine two wait for each other at
+    every small kernel. Tests of threads set their own number."""
     tn.manual_seed(0)
+    numba.set_num_threads(1)

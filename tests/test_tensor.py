@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 import tinynet as tn
 from tests.checks import check_op, distinct, draw
 
-shapes = st.sampled_from([((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (1, 4)), ((), (2,)), ((3, 1, 2), (2, 1)), ((0, 2), (2,))])
+shapes = st.sampled_from([
+    ((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (1, 4)), ((), (2,)), ((3, 1, 2), (2, 1)), ((0, 2), (2,)),
+])
 
 
 @given(shapes)

@@ -26,10 +26,6 @@ def cases(draw_):
     return x, w, dict(stride=draw_(st.tuples(small, small)), padding=padding, dilation=dilation, groups=groups)
 
 
-def geometry(options, kernel):
-    return shapes.conv_geometry(options["stride"], options["padding"], options["dilation"], options["groups"], kernel, "")
-
-
 @settings(max_examples=12)
 @given(cases())
 def test_conv2d(case):

@@ -31,11 +31,11 @@ def test_the_gradient_is_the_adjoint(mode, inputs, outputs):
     np.testing.assert_allclose((out.numpy() * y).sum(), (x * t.grad.numpy()).sum(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("outputs", range(1, 130))
-def test_nearest_takes_whole_pixels_exactly(outputs):
-    """In floating point floor(i * (inputs / outputs)) is off by one for some of these."""
-    index = nearest_taps(49, outputs).index
-    assert index.tolist() == [i * 49 // outputs for i in range(outputs)]
+@pytest.mark.parametrize("inputs, outputs", [(30, 7), (122, 9), (21, 77), (2, 98)])
+def test_nearest_takes_whole_pixels_exactly(inputs, outputs):
+    """In floating point floor(i * (inputs / outputs)) is off by one for some pixels of these."""
+    index = nearest_taps(inputs, outputs).index
+    assert index.tolist() == [i * inputs // outputs for i in range(outputs)]
 
 
 def test_one_number_is_both_sides():

@@ -22,6 +22,7 @@ pixels, whose columns are output channels, and whose sum runs over (u, v, c). Fo
 
     N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y   groups: each C/groups to O/groups
 """
+import functools
 import math
 import os
 
@@ -29,8 +30,8 @@ import numba
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.matmul import transpose
-from tinynet.kernels.tile import VECTORS, block
+from tinynet.kernels.matmul import sum_parts, transpose
+from tinynet.kernels.tile import NEXT, STAY, VECTORS, block
 
 
 def gather(x, w, b, geometry, out_hw):
@@ -68,11 +69,9 @@ def weight_gradient(x, y, geometry, kernel_hw):
     chunks = min(16, max(1, N * -(-OH // rows)))
     while chunks > 1 and chunks * math.prod(shape) > 2 ** 20:
         chunks //= 2
-    panels = 1
-    partial = np.empty((chunks, *shape), x.dtype)
-    w = partial[0] if chunks == 1 else np.empty(shape, x.dtype)
-    _weight_gradient(x, y, partial, w, (sh, sw, top, left, dh, dw, groups), rows, panels, numba.get_num_threads())
-    return w
+    parts = np.empty((chunks, *shape), x.dtype)
+    _weight_gradient(x, y, parts, (sh, sw, top, left, dh, dw, groups), rows, numba.get_num_threads())
+    return sum_parts(parts)
 
 
 # ---- Gather and scatter ---------------------------------------------------------------------------------------------
@@ -81,16 +80,17 @@ ROWS_PER_TASK = 8
 
 
 def _by_axis(kernel_hw, geometry):
+    """(size, stride, padding before, dilation) of the vertical axis, then of the horizontal one"""
     (top, _), (left, _) = geometry.padding
     return zip(kernel_hw, geometry.stride, (top, left), geometry.dilation, strict=True)
 
 
-# An axis is a table with a line for each phase. Target pixels f, f + n, f + 2n, ... belong to phase f of n; pixel f + g*n sums over
-#     t < taps    source[source + g*advance + t*reach] * weight[first + t*jump]
-# with the columns                                  taps, first, jump, source, advance, reach
+# An axis is a table with a line for each phase. Of n phases, phase f has the target pixels f, f + n, f + 2n, ... The g-th of them sums
+#     over t < taps    source[first + g * advance + t * reach] * weight[tap + t * jump]
+# and the columns of the table are                                              taps, tap, jump, first, advance, reach.
 
 def _gather_axis(size, stride, before, dilation):
-    return np.array([[size, 0, 1, -before, stride, dilation]])
+    return ((size, 0, 1, -before, stride, dilation),)
 
 
 def _scatter_axis(size, stride, before, dilation):
@@ -99,60 +99,69 @@ def _scatter_axis(size, stride, before, dilation):
     table = []
     for f in range(stride):
         hits = [u for u in range(min(jump, size)) if (f + before - u * dilation) % stride == 0]
-        first = hits[0] if hits else size
-        table.append([len(range(first, size, jump)), first, jump, (f + before - first * dilation) // stride, 1, -(dilation // common)])
-    return np.array(table)
+        tap = hits[0] if hits else size
+        taps = len(range(tap, size, jump))
+        table.append((taps, tap, jump, (f + before - tap * dilation) // stride, 1, -(dilation // common)))
+    return tuple(table)
 
 
-def _extent(axis, size):
-    """The first source pixel that any of `size` target pixels reads, and how many from there to the last."""
-    low, high = [], []
-    for f, (taps, _, _, source, advance, reach) in enumerate(axis.tolist()):
-        count = (size - f + len(axis) - 1) // len(axis)
-        if taps and count > 0:
-            ends = [source + g * advance + t * reach for g in (0, count - 1) for t in (0, taps - 1)]
-            low.append(min(ends))
-            high.append(max(ends))
-    return (min(low), max(high) - min(low) + 1) if low else (0, 0)
+def _band(axis, begin, end):
+    """(first, one past the last) of the source pixels that the target pixels from begin to end read"""
+    pixels = []
+    for p in range(begin, end):
+        taps, _, _, first, advance, reach = axis[p % len(axis)]
+        first += p // len(axis) * advance
+        pixels += [first, first + (taps - 1) * reach] if taps else []
+    return (min(pixels), max(pixels) + 1) if pixels else (0, 0)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(axes, source_hw, target_hw, rows):
+    """(vertical axis, horizontal axis, source rows of each block of target rows, source columns, scratch lines)"""
+    bands = [_band(axes[0], h, min(h + rows, target_hw[0])) for h in range(0, target_hw[0], rows)]
+    left, right = _band(axes[1], 0, target_hw[1])
+    lines = max((bottom - top for top, bottom in bands), default=0)
+    if left >= 0 and right <= source_hw[1] and all(top >= 0 and bottom <= source_hw[0] for top, bottom in bands):
+        left, right, lines = 0, source_hw[1], 0                          # all inside of the image: read it where it is
+    return np.array(axes[0]), np.array(axes[1]), np.array(bands).reshape(-1, 2), left, right - left, lines
 
 
 def _correlate_by_axes(source, weights, bias, channels, axes, size, groups, group_step):
     source = np.ascontiguousarray(source)
-    N, H, W, C = source.shape
-    target = np.empty((N, *size, channels), source.dtype)
+    target = np.empty((len(source), *size, channels), source.dtype)
     bias = np.zeros(channels, source.dtype) if bias is None else np.ascontiguousarray(bias)
-    extents = [_extent(axis, n) for axis, n in zip(axes, size, strict=True)]
-    inside = all(low >= 0 and low + n <= m for (low, n), m in zip(extents, (H, W), strict=True))
-    rows = max(1, min(ROWS_PER_TASK, -(-N * size[0] // 16)))
-    low, width = (0, W) if inside else extents[1]
-    _correlate(source, weights, bias, target, *axes, low, width, inside, groups, group_step, rows, numba.get_num_threads())
+    rows = max(1, min(ROWS_PER_TASK, -(-len(source) * size[0] // 16)))
+    plan = _plan(tuple(axes), source.shape[1:3], tuple(size), rows)
+    _correlate(source, weights, bias, target, *plan, rows, groups, group_step, numba.get_num_threads())
     return target
 
 
 @kernel
-def _correlate(source, weights, bias, target, vertical, horizontal, low, width, inside, groups, group_step, rows, lanes):
+def _correlate(source, weights, bias, target, vertical, horizontal, bands, left, width, lines, rows, groups, group_step, lanes):
     """target[n, h, w] = bias + sum over the taps of h's and w's phases of source[n, h', w'] @ weights[u, v]
 
-    A task is a block of rows of an image. Which lane computes it makes no difference to its bits.
+    A task is a block of rows of an image; which lane computes it makes no difference to its bits.
     """
-    N, H, _, C = source.shape
-    TH = target.shape[1]
-    pitch = width * C
-    blocks = (TH + rows - 1) // rows
     for lane in prange(lanes):
-        scratch = np.empty(0 if inside else _most_source_rows(vertical, rows, TH) * pitch, source.dtype)
-        for task in range(lane, N * blocks, lanes):
-            n, h0 = task // blocks, task % blocks * rows
-            h1 = min(TH, h0 + rows)
-            if inside:
-                lines, origin = source.reshape(-1), n * H * pitch
-            else:
-                top, bottom = _source_rows(vertical, h0, h1)
-                _load_rows(source[n], top, bottom, low, width, scratch)
-                lines, origin = scratch, -top * pitch - low * C
-            for f in range(len(vertical)):
-                for g in range(len(horizontal)):
-                    _phase((lines, origin, pitch, C), weights, bias, target, n, h0, h1, f, g, vertical, horizontal, groups, group_step)
+        scratch = np.empty(lines * width * source.shape[3], source.dtype)
+        for task in range(np.int64(lane), len(source) * len(bands), lanes):
+            _block_of_rows(task, scratch, source, weights, bias, target, vertical, horizontal, bands, left, width, rows, groups, group_step)
+
+
+@inner
+def _block_of_rows(task, scratch, source, weights, bias, target, vertical, horizontal, bands, left, width, rows, groups, group_step):
+    _, H, _, C = source.shape
+    n, i = task // len(bands), task % len(bands)
+    top, bottom = bands[i]
+    if len(scratch) > 0:
+        _load_rows(source, n, top, bottom, left, width, scratch)
+        lines, origin = scratch, -(top * width + left) * C
+    else:
+        lines, origin = source.reshape(-1), n * H * width * C
+    h0, h1 = i * rows, min(target.shape[1], (i + 1) * rows)
+    for f in range(len(vertical)):
+        for g in range(len(horizontal)):
+            _phase((lines, origin, width * C, C), weights, bias, target, n, h0, h1, f, g, vertical, horizontal, groups, group_step)
 
 
 @inner
@@ -182,10 +191,10 @@ def _phase(lines, weights, bias, target, n, h0, h1, f, g, vertical, horizontal, 
         together = 1
     for group in range(groups):
         for o in range(0, MG, panel):
-            s = (bias, group * MG + o, 0, 0)
+            s = (bias, group * MG + o, STAY, STAY)
             c = (target.reshape(-1), to + group * MG + o, len(vertical) * TW * M, len(horizontal) * M)
             for t in range(0, max(1, taps_u), together):
-                a = (line, at + t * reach_u * pitch + group * K, advance_u * pitch, advance_v * C, reach_u * pitch, reach_v * C, 1)
+                a = (line, at + t * reach_u * pitch + group * K, advance_u * pitch, advance_v * C, reach_u * pitch, reach_v * C, NEXT)
                 b = (weights.reshape(-1), ((u + t * jump_u) * KW + v) * tap + group * group_step + o, jump_u * KW * tap, jump_v * tap, tap_columns)
                 block(a, b, s, c, (min(together, taps_u), *inner_counts), rows, min(panel, MG - o))
                 s = c
@@ -196,91 +205,70 @@ CACHED_BYTES = int(os.environ.get("CACHED", 2**18))
 
 
 @inner
-def _source_rows(vertical, h0, h1):
-    """The first source row that the target rows h0 to h1 read, and the one past the last."""
-    first, last = 2 ** 62, -2 ** 62
-    for h in range(h0, h1):
-        taps, _, _, row, advance, reach = vertical[h % len(vertical)]
-        row += h // len(vertical) * advance
-        if taps > 0:
-            end = row + (taps - 1) * reach
-            first, last = min(first, row, end), max(last, row + 1, end + 1)
-    return (first, last) if first < last else (0, 0)
-
-
-@inner
-def _most_source_rows(vertical, rows, size):
-    """The most source rows that any block of `rows` target rows reads."""
-    most = 0
-    for h in range(0, size, rows):
-        first, last = _source_rows(vertical, h, min(size, h + rows))
-        most = max(most, last - first)
-    return most
-
-
-@inner
-def _load_rows(image, top, bottom, low, width, scratch):
-    """scratch = image[top:bottom, low:low + width], zero where that lies outside of the image"""
-    H, W, C = image.shape
+def _load_rows(x, n, top, bottom, low, width, scratch):
+    """scratch = x[n, top:bottom, low:low + width], zero where that lies outside of the image"""
+    _, H, W, C = x.shape
+    flat = x.reshape(-1)
     left, right = max(0, -low), min(width, W - low)
     for h in range(top, bottom):
         line = scratch[(h - top) * width * C:(h - top + 1) * width * C]
         if h < 0 or h >= H or left >= right:
-            line[:] = 0
+            _clear(line)
         else:
-            line[:left * C] = 0
-            _copy(line[left * C:right * C], image[h, low + left:low + right].reshape(-1))
-            line[right * C:] = 0
+            at = ((n * H + h) * W + low) * C
+            _clear(line[:left * C])
+            _copy(flat[at + left * C:at + right * C], line[left * C:right * C])
+            _clear(line[right * C:])
+
+
+# Loops over slices from 0: numba's own slice assignment takes 1.5 s to compile, and LLVM does not vectorise line[left + i].
+
+@inner
+def _copy(source, target):
+    for i in range(len(target)):
+        target[i] = source[i]
 
 
 @inner
-def _copy(target, source):
+def _clear(target):
     for i in range(len(target)):
-        target[i] = source[i]
+        target[i] = 0
 
 
 # ---- The weight gradient --------------------------------------------------------------------------------------------
 
 @kernel
-def _weight_gradient(x, y, partial, w, window, rows, panels, lanes):
-    """partial[p] = the sum over the p-th part of all blocks of rows; w = the sum of these, in their order"""
+def _weight_gradient(x, y, parts, window, rows, lanes):
+    """parts[p] = the sum over the p-th part of all blocks of rows"""
+    for lane in prange(lanes):
+        for p in range(np.int64(lane), len(parts), lanes):
+            _part(x, y, p, parts, window, rows)
+
+
+@inner
+def _part(x, y, p, parts, window, rows):
     sh, sw, top, left, dh, dw, groups = window
     N, H, W, C = x.shape
     _, OH, OW, O = y.shape
-    P, KH, KW, CG, _ = partial.shape
-    OG = O // groups
+    P, KH, KW, _, _ = parts.shape
     width = (OW - 1) * sw + (KW - 1) * dw + 1
     height = (rows - 1) * sh + (KH - 1) * dh + 1
     inside = top <= 0 and left <= 0 and width <= W and (OH - 1) * sh + (KH - 1) * dh + 1 <= H
-    if inside:
-        width = W
-    pitch = width * C
+    pitch = (W if inside else width) * C
     blocks = (OH + rows - 1) // rows
-    for lane in prange(lanes):
-        scratch = np.empty(0 if inside else height * pitch, x.dtype)
-        for task in range(lane, P * panels, lanes):
-            p, panel = task // panels, task % panels
-            partial[p] = 0
-            sums = partial[p].reshape(-1)
-            for t in range(p * N * blocks // P, (p + 1) * N * blocks // P):
-                n, i0 = t // blocks, t % blocks * rows
-                i1 = min(OH, i0 + rows)
-                h0 = i0 * sh - top
-                if inside:
-                    lines, origin = x.reshape(-1), (n * H + h0) * pitch
-                else:
-                    _load_rows(x[n], h0, (i1 - 1) * sh - top + (KH - 1) * dh + 1, -left, width, scratch)
-                    lines, origin = scratch, 0
-                _add_rows(lines, origin, pitch, C, y, sums, n, i0, i1, window, KH, KW)
-    if P > 1:
-        total, parts = w.reshape(-1), partial.reshape(P, -1)
-        for i in prange((len(total) + 1023) // 1024):
-            run = total[i * 1024:(i + 1) * 1024]
-            run[:] = 0
-            for p in range(P):
-                part = parts[p, i * 1024:(i + 1) * 1024]
-                for j in range(len(run)):
-                    run[j] += part[j]
+    scratch = np.empty(0 if inside else height * pitch, x.dtype)
+    sums = parts[p].reshape(-1)
+    _clear(sums)
+    for t in range(p * N * blocks // P, (p + 1) * N * blocks // P):
+        n, i0 = t // blocks, t % blocks * rows
+        i1 = min(OH, i0 + rows)
+        h0 = i0 * sh - top
+        if inside:
+            lines, origin = x.reshape(-1), (n * H + h0) * pitch
+        else:
+            _load_rows(x, n, h0, (i1 - 1) * sh - top + (KH - 1) * dh + 1, -left, width, scratch)
+            lines, origin = scratch, 0
+        _add_rows(lines, origin, pitch, C, y, sums, n, i0, i1, window, KH, KW)
 
 
 SUB = int(os.environ.get("SUB", "256"))
@@ -297,9 +285,9 @@ def _add_rows(lines, origin, pitch, C, y, sums, n, i0, i1, window, KH, KW):
     rows = (KH, KW * CG if merge else CG)
     for i in range(i0, i1, sub):
         for g in range(groups):
-            b = (flat, (n * OH + i) * OW * O + g * OG, OW * O, 0, O)
+            b = (flat, (n * OH + i) * OW * O + g * OG, OW * O, STAY, O)
             for v in range(1 if merge else KW):
                 at = origin + (i - i0) * sh * pitch + v * dw * C + g * CG
-                a = (lines, at, dh * pitch, 1, sh * pitch, 0, sw * C)
+                a = (lines, at, dh * pitch, NEXT, sh * pitch, STAY, sw * C)
                 c = (sums, v * CG * O + g * OG, KW * CG * O, O)
                 block(a, b, c, c, (min(sub, i1 - i), 1, OW), rows, OG)

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from tinynet.kernels.jit import kernel, prange
-from tinynet.kernels.tile import block
+from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.tile import STAY, block
 
 # A task computes ROWS x COLUMNS of C from DEPTH of K at a time: so much of B (128 KB in float32) stays in the second cache.
 ROWS, COLUMNS, DEPTH = 64, 128, 256
@@ -74,23 +74,28 @@ def _steps(a):
 def _products(a, a_row, a_k, b, b_k, zeros, c, K):
     """c[p] = a @ b over the p-th part of K"""
     parts, batch, M, N = c.shape
-    out = c.reshape(-1)
+    for task in prange(parts * batch * ((M + ROWS - 1) // ROWS) * ((N + COLUMNS - 1) // COLUMNS)):
+        _task(np.int64(task), a, a_row, a_k, b, b_k, zeros, c, K)
+
+
+@inner
+def _task(task, a, a_row, a_k, b, b_k, zeros, c, K):
+    """One part of K, one matrix, one block of its rows and columns."""
+    parts, batch, M, N = c.shape
     down, across = (M + ROWS - 1) // ROWS, (N + COLUMNS - 1) // COLUMNS
-    for task in prange(parts * batch * down * across):
-        matrix, i, j = task // (down * across), task // across % down * ROWS, task % across * COLUMNS
-        part, m = matrix // batch, matrix % batch
-        target = (out, (matrix * M + i) * N + j, 0, N)
-        start = (zeros, 0, 0, 0)
-        end = (part + 1) * K // parts
-        k = part * K // parts
-        while True:
-            k_next = min(end, k + DEPTH)
-            block((a, m * M * K + i * a_row + k * a_k, 0, a_row, 0, 0, a_k),
-                  (b, m * K * N + k * b_k + j, 0, 0, b_k),
-                  start, target, (1, 1, k_next - k), (1, min(ROWS, M - i)), min(COLUMNS, N - j))
-            start, k = target, k_next
-            if k >= end:
-                break
+    matrix, i, j = task // (down * across), task // across % down * ROWS, task % across * COLUMNS
+    part, m = matrix // batch, matrix % batch
+    rows, columns = (1, min(ROWS, M - i)), min(COLUMNS, N - j)
+    target = (c.reshape(-1), (matrix * M + i) * N + j, STAY, N)
+    start = (zeros, STAY, STAY, STAY)
+    k, end = part * K // parts, (part + 1) * K // parts
+    while True:
+        count = min(DEPTH, end - k)
+        block((a, m * M * K + i * a_row + k * a_k, STAY, a_row, STAY, STAY, a_k),
+              (b, m * K * N + k * b_k + j, STAY, STAY, b_k), start, target, (1, 1, count), rows, columns)
+        start, k = target, k + count
+        if k >= end:
+            break
 
 
 @kernel
@@ -109,8 +114,9 @@ def _sum_parts(parts, total):
     run = 1024
     for task in prange((len(total) + run - 1) // run):
         sums = total[task * run:(task + 1) * run]
-        sums[:] = parts[0, task * run:(task + 1) * run]
-        for p in range(1, len(parts)):
+        for i in range(len(sums)):
+            sums[i] = 0
+        for p in range(len(parts)):
             part = parts[p, task * run:(task + 1) * run]
             for i in range(len(sums)):
                 sums[i] += part[i]

@@ -138,5 +138,5 @@ def gather(x, place, KH, KW, sh, sw, top, left, y):
         n, i = task // OH, task % OH
         for j in range(OW):
             for c in range(C):
-                k = place[n, i, j, c]
+                k = np.int64(place[n, i, j, c])  # small integers of NumPy's own would wrap or overflow
                 y[n, i, j, c] = x[n, i * sh - top + k // KW, j * sw - left + k % KW, c]

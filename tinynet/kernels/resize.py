@@ -54,8 +54,7 @@ def bilinear_taps(inputs, outputs):
     i = np.arange(outputs)
     place, denominator = np.maximum((2 * i + 1) * inputs - outputs, 0), 2 * outputs
     low, rest = place // denominator, place % denominator
-    between = (rest > 0) & (low < inputs - 1)
-    upper = np.where(between, rest / denominator, 0.0)
+    upper = np.where(low < inputs - 1, rest / denominator, 0.0)
     output = np.stack([i, i], axis=1)
     index = np.stack([low, low + 1], axis=1)
     weight = np.stack([1 - upper, upper], axis=1)

@@ -47,6 +47,10 @@ def _has_wide_registers():
 ROWS, VECTORS = (8, 2) if _has_wide_registers() else (6, 1)
 
 
+# Steps as they stand in an operand: numba would compile another block() for each combination of the literals 0 and 1.
+STAY, NEXT = np.int64(0), np.int64(1)
+
+
 @inner
 def block(a, b, s, c, counts, rows, columns):
     """C[h, w, i] = S[h, w, i] + sum_uvk A[h, w, u, v, k] B[u, v, k, i] for any number of rows and columns, tile by tile.

@@ -36,5 +36,6 @@ __all__ = [
     "dropout", "gelu", "leaky_relu", "log_softmax", "relu", "sigmoid", "silu", "softmax", "softplus", "tanh",
     "conv2d", "conv_transpose2d", "avg_pool2d", "max_pool2d", "resize",
     "batch_norm", "group_norm", "layer_norm",
-    "binary_cross_entropy_with_logits", "cross_entropy", "dice_loss", "giou_loss", "l1_loss", "mse_loss", "smooth_l1_loss",
+    "binary_cross_entropy_with_logits", "cross_entropy", "dice_loss", "giou_loss", "l1_loss", "mse_loss",
+    "smooth_l1_loss",
 ]

@@ -59,7 +59,7 @@ def exp(x):
     """e to the power of each element: y = e^x.
 
     >>> exp([0.0, 1.0])
-    Tensor([1.       , 2.7182817])
+    Tensor([1.      , 2.718...])
     """
     return Exp()(as_tensor(x))
 

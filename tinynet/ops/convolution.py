@@ -80,7 +80,8 @@ class WeightGradient(Op):
 def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1):
     """Convolution: every output pixel is a weighted sum of a window of the input.
 
-        y[n, i, j, o] = b[o] + sum over u v c  x[n, i*stride + u*dilation - top, j*stride + v*dilation - left, c] w[u, v, c, o]
+        y[n, i, j, o] = b[o] + sum over u v c of
+                        x[n, i*stride + u*dilation - top, j*stride + v*dilation - left, c] w[u, v, c, o]
 
     where x is 0 outside the image. (As everywhere in this field the window is not mirrored: a correlation.)
 
@@ -104,7 +105,9 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1):
 def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1):
     """Transposed convolution: the adjoint of conv2d with the same weight, which spreads where that one gathers.
 
-        y[n, i*stride + u*dilation - top, j*stride + v*dilation - left, o] += x[n, i, j, c] w[u, v, o, c],   y starts as b
+        y[n, i*stride + u*dilation - top, j*stride + v*dilation - left, o] += x[n, i, j, c] w[u, v, o, c]
+
+    with y starting as b.
 
     <conv2d(a, w), x> = <a, conv_transpose2d(x, w)> for all a and x. With a stride it makes images larger; a kernel
     that the stride doesn't divide reaches some pixels more often than others (checkerboards), 4 with stride 2 doesn't.

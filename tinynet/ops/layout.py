@@ -9,7 +9,7 @@ from tinynet.tensor import as_tensor
 
 
 class Pad(Op):
-    """y = x with `width` = ((before, after), ...) elements of a constant added to each axis;  gx = the inner part of gy"""
+    """y = x with `width` = ((before, after), ...) constant elements around each axis;  gx = the inner part of gy"""
 
     def __init__(self, width, value):
         self.width, self.value = width, value

@@ -76,7 +76,7 @@ def giou_loss(boxes, target, *, reduction="mean"):
         loss = 1 - I / U + (C - U) / C      areas: I intersection, U union, C the smallest box around both
 
     Boxes are (x_min, y_min, x_max, y_max), as fractions of the image. The loss goes from 0 (equal) over 1
-    (side by side) towards 2 (far apart), so that boxes which don't overlap are drawn together too. U and C count as
+    (side by side) towards 2 (far apart), so that boxes apart are drawn together too. U and C count as
     1e-9 at least: boxes without an area have finite losses and gradients.
     Predicted corners in the wrong order are put in order, as in the paper.
     reduction: "none" gives the losses (...), "sum", or "mean" over all boxes.

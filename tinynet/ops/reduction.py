@@ -1,4 +1,4 @@
-"""Functions that make many elements one: sum mean var max min logsumexp. The derivatives are those of Tensor's methods."""
+"""Functions that make many elements one: sum mean var max min logsumexp; derivatives come from Tensor's methods."""
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def logsumexp(x, axis=None, keepdims=False):
     """y = ln sum e^x over `axis`, without overflow: the maximum is taken out first, ln sum e^(x - m) + m.
 
     >>> logsumexp([1000.0, 1000.0])
-    Tensor(1000.6931)
+    Tensor(1000.693...)
     """
     x = as_tensor(x)
     largest = x.detach().max(axis, keepdims=True)
