@@ -1,0 +1,143 @@
+"""The FCN and its command: sizes, what the skips are, the same bits for any threads and after a stop, and the files."""
+
+import csv
+
+import numba
+import numpy as np
+import pytest
+
+import tinynet as tn
+from examples import segmentation
+from examples.segmentation import FCN
+from tinynet import data, optim
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def few_scenes(monkeypatch):
+    """A handful of small scenes in place of a thousand."""
+    monkeypatch.setattr(segmentation, "generated", lambda split: data.Scenes(6, size=(32, 40), seed=split == "val"))
+
+
+def run(out, *options):
+    segmentation.main(["--epochs", "2", "--batch-size", "2", "--widths", "4", "8", "8", "--out", str(out), *options])
+    return tn.load(out / "checkpoint.safetensors")
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (15, 22), (9, 31)])
+def test_output_has_the_inputs_size(size):
+    model = FCN(5, widths=(4, 8, 8))
+    model.eval()
+    assert model(np.zeros((2, *size, 3), np.float32)).shape == (2, *size, 5)
+
+
+def test_without_skips_only_the_additions_are_gone():
+    models = []
+    for skips in (True, False):
+        tn.manual_seed(0)
+        models.append(FCN(3, widths=(4, 8), skips=skips))
+    with_skips, without = models
+    assert same_bits(with_skips.state_dict(), without.state_dict())
+    for block in with_skips.down[:1]:  # a first block that gives zeros makes the skip add nothing
+        for model, b in ((with_skips, block), (without, without.down[0])):
+            b[4].weight.data[:] = 0
+            b[4].bias.data[:] = 0
+            model.eval()
+    x = np.random.default_rng(0).random((1, 8, 8, 3), dtype=np.float32)
+    np.testing.assert_array_equal(with_skips(x).numpy(), without(x).numpy())
+    with_skips.down[0][4].bias.data[:] = 1
+    without.down[0][4].bias.data[:] = 1
+    assert not np.allclose(with_skips(x).numpy(), without(x).numpy())
+
+
+def test_one_and_two_threads_train_to_the_same_bits():
+    states = []
+    for threads in (1, 2):
+        if threads > numba.config.NUMBA_NUM_THREADS:
+            pytest.skip("this machine has one core")
+        numba.set_num_threads(threads)
+        tn.manual_seed(0)
+        model = FCN(9, widths=(8, 16, 16))
+        optimizer = optim.AdamW(model.parameters(), lr=1e-2)
+        for images, masks in data.DataLoader(data.Scenes(6, size=(33, 40)), 2):
+            optimizer.zero_grad()
+            tn.cross_entropy(model(tn.Tensor(images)), masks).backward()
+            optimizer.step()
+        states.append(model.state_dict())
+    assert same_bits(*states)
+
+
+def test_stopped_and_resumed_is_bit_identical(few_scenes, tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    step, calls = segmentation.tn.cross_entropy, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:  # in the second epoch
+            raise KeyboardInterrupt
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(segmentation.tn, "cross_entropy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts")
+    monkeypatch.setattr(segmentation.tn, "cross_entropy", step)
+    assert same_bits(whole, run(tmp_path / "parts", "--resume"))
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "parts/metrics.csv").read_bytes()
+
+
+def test_the_command_leaves_figures_and_pictures(few_scenes, tmp_path, capsys):
+    run(tmp_path, "--no-skips")
+    rows = list(csv.DictReader(open(tmp_path / "metrics.csv")))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert 0 <= float(rows[-1]["mean_iou"]) <= 1
+    assert (tmp_path / "scenes.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "mean IoU" in printed and str(tmp_path / "scenes.png") in printed
+    segmentation.main(["--evaluate", str(tmp_path / "checkpoint.safetensors"), "--out", str(tmp_path / "again")])
+    assert f"mean IoU {float(rows[-1]['mean_iou']):.3f}" in capsys.readouterr().out
+    assert (tmp_path / "again/val.png").exists()
+
+
+def test_class_weights_are_median_frequency():
+    masks = [np.array([[0, 0], [0, 1]]), np.array([[0, 0], [0, 0]])]
+
+    class Two:
+        classes = ("a", "b", "never")
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            return None, masks[i]
+
+    # a has 7 of 8 pixels, b 1 of the 4 pixels of the image that has it; their median is 9/16
+    np.testing.assert_allclose(segmentation.class_weights(Two(), 1), [9 / 14, 9 / 4, 1])
+    np.testing.assert_allclose(segmentation.class_weights(Two(), 0), 1)
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--data", "nowhere"], "CamVid: there is no folder nowhere"),
+    (["--split", "test"], "generated scenes have the splits train and val"),
+    (["--evaluate", "nothing.safetensors"], "nothing.safetensors"),
+    (["--out", "/dev/null/x"], "cannot write in the folder"),
+    (["--resume", "--batch-size", "2"], "no .*checkpoint.safetensors to resume from"),
+])
+def test_what_does_not_fit_ends_in_a_sentence(options, sentence, few_scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "--split" in options:
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=sentence):
+        segmentation.main(options)
+
+
+def test_a_checkpoint_of_other_classes_is_refused(few_scenes, tmp_path, monkeypatch):
+    run(tmp_path)
+    monkeypatch.setattr(data.Scenes, "classes", ("only", "these"))
+    with pytest.raises(SystemExit, match="it holds a FCN for the classes"):
+        segmentation.main(["--evaluate", str(tmp_path / "checkpoint.safetensors"), "--out", str(tmp_path / "again")])
