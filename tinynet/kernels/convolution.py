@@ -1,83 +1,115 @@
 """Convolution, transposed convolution and their weight gradient: one sum seen from three sides.
 
-    F(x, w, y) = sum over n, i, j, u, v, c, o of  x[n, i*s + u*d - p, j*s + v*d - p, c] * w[u, v, c, o] * y[n, i, j, o]
+    F(x, w, y) = sum over n,i,j,u,v,c,o of  x[n, i*s + u*d - p, j*s + v*d - p, c] * w[u,v,c,o] * y[n,i,j,o]
 
-(s the stride, d the dilation, p the padding before; x is 0 outside of the image.) F is linear in each of its three arguments. Leave one out,
-and what remains is an array of that argument's shape:
+(s the stride, d the dilation, p the padding before; x is 0 outside of the image.) F is linear in each of its
+three arguments. Leave one out, and what remains is an array of that argument's shape:
 
-    gather            leave out y   each output pixel gathers from the window of input pixels below it   convolution
-    scatter           leave out x   each pixel of y scatters its values over that window                 transposed convolution
-    weight_gradient   leave out w   each weight meets all pairs of pixels that it ever connected
+    gather            without y   a pixel of y gathers from the window of x below it     convolution
+    scatter           without x   a pixel of y scatters its value over that window       transposed one
+    weight_gradient   without w   a weight meets all pairs of pixels that it connects
 
-So each one's derivatives are the other two: <gather(x, w), y> = <x, scatter(y, w)> = <w, weight_gradient(x, y)> = F(x, w, y),
-and the three suffice for a convolution, a transposed one, and all derivatives of both of any order.
+So the derivatives of each are the other two:
 
-Gather and scatter are even one loop. A pixel of x at h gets from the pixel of y at i through the tap u if i*s + u*d - p = h. For
-h, h + s, h + 2s, ... (a *phase*) these are the same taps, every s-th one or so, and the pixels of y are neighbours. So scatter
-*gathers* too, with ceil(K/s) taps a phase, writing every s-th pixel; and gather is the case of a single phase that has all taps.
+    <gather(x, w), y>  =  <x, scatter(y, w)>  =  <w, weight_gradient(x, y)>  =  F(x, w, y)
 
-Nothing is unrolled into windows ("im2col"): in channels-last layout the windows are there already. In padded rows of C channels, the pixel
-j of the output starts at j*s*C, the tap v at v*d*C, and the channel c at c: steps of the register tile (tile.py), whose rows are
-pixels, whose columns are output channels, and whose sum runs over (u, v, c). For the weight gradient its rows are (v, c), its sum runs over pixels.
+and the three suffice for convolutions, transposed convolutions and all their derivatives of any order.
 
-    N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y   groups: each C/groups to O/groups
+Gather and scatter are even one loop. Pixel h of x meets pixel i of y through the tap u where i*s + u*d - p =
+h. For h, h + s, h + 2s, ... (a *phase*) these are the same taps, and as h goes on by s, i goes on by 1. So
+scatter too can gather, in s phases with about K/s taps each. And gather has a single phase, with all taps.
+
+Nothing is unrolled into windows ("im2col"): with channels last the windows are there already. In rows of C
+channels, a pixel's window starts at j*s*C, its tap v at v*d*C, its channel c at c: just steps of the register
+tile (tile.py). Its rows are pixels, its columns output channels, and its sum runs over u, v and c. For the
+weight gradient, its rows are u, v and c, and its sum runs over pixels.
+
+    N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y
+    groups: each from C/groups to O/groups channels
 """
 import functools
 import math
-import os
 
 import numba
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.matmul import sum_parts, transpose
-from tinynet.kernels.tile import NEXT, STAY, VECTORS, block
+from tinynet.kernels.matmul import sum_parts
+from tinynet.kernels.tile import FLAT_ROWS, NEXT, STAY, block
+
+ROWS = 8                        # of pixels a task, read into its scratch: they stay in the second cache
+COLUMNS = 64                    # output channels at least, where a task does not do all of them
+TASKS = 16                      # wanted at least
 
 
 def gather(x, w, b, geometry, out_hw):
     """y[n,i,j,o] = b[o] + sum_uvc x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] w[u,v,c,o]
 
-    x (N, H, W, C), w (KH, KW, C/groups, O), b (O) or None, out_hw = (OH, OW); returns (N, OH, OW, O).
+    x (N, H, W, C), w (KH, KW, C/groups, O), b (O) or None, out_hw = (OH, OW); returns y (N, OH, OW, O).
+
+    >>> from tinynet.shapes import Geometry
+    >>> gather(np.ones((1, 3, 3, 1)), np.ones((2, 2, 1, 1)), None, Geometry(), (2, 2))[0, :, :, 0]
+    array([[4., 4.],
+           [4., 4.]])
     """
-    axes = [_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry)]
-    return _correlate_by_axes(x, np.ascontiguousarray(w), b, w.shape[3], axes, out_hw, geometry.groups, w.shape[3] // geometry.groups)
+    if _has_few_outputs(w, geometry, out_hw):
+        return _gather_few_outputs(x, w, b, geometry, out_hw)
+    axes = tuple(_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry))
+    O = w.shape[3]
+    w, size = np.ascontiguousarray(w), (*out_hw, O)
+    return _correlate(x, w, b, axes, geometry.groups, O // geometry.groups, size)
 
 
 def scatter(y, w, b, geometry, out_hw):
-    """x[n,h,v,c] = b[c] + the sum of y[n,i,j,o] w[u,v,c,o] over all i*sh + u*dh - top = h, j*sw + v*dw - left = w
+    """x[n,h,l,c] = b[c] + sum y[n,i,j,o] w[u,v,c,o] where i*sh + u*dh - top = h, j*sw + v*dw - left = l
 
-    y (N, OH, OW, O), w (KH, KW, C/groups, O), b (C) or None, out_hw = (H, W); returns (N, H, W, C).
+    y (N, OH, OW, O), w (KH, KW, C/groups, O), b (C) or None, out_hw = (H, W); returns x (N, H, W, C).
+
+    >>> from tinynet.shapes import Geometry
+    >>> scatter(np.ones((1, 2, 2, 1)), np.ones((2, 2, 1, 1)), None, Geometry(), (3, 3))[0, :, :, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
     """
-    axes = [_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry)]
-    KH, KW, C, O = w.shape
-    wt = transpose(w.reshape(KH * KW, C, O)).reshape(KH, KW, O, C)
-    return _correlate_by_axes(y, wt, b, C * geometry.groups, axes, out_hw, geometry.groups, O // geometry.groups * C)
+    axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
+    CG, O = w.shape[2:]
+    turned = np.ascontiguousarray(w.swapaxes(2, 3))      # the tile wants output channels, now c, side by side
+    size = *out_hw, CG * geometry.groups
+    return _correlate(y, turned, b, axes, geometry.groups, O // geometry.groups * CG, size)
 
 
 def weight_gradient(x, y, geometry, kernel_hw):
     """w[u,v,c,o] = sum_nij x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] y[n,i,j,o]
 
-    x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns (KH, KW, C/groups, O).
+    x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns w (KH, KW, C/groups, O).
+
+    The sum is cut into parts of whole rows, as many as the shapes say, which are then added in their order.
+
+    >>> from tinynet.shapes import Geometry
+    >>> weight_gradient(np.ones((1, 3, 3, 1)), np.ones((1, 2, 2, 1)), Geometry(), (2, 2))[:, :, 0, 0]
+    array([[4., 4.],
+           [4., 4.]])
     """
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
-    N, H, W, C = x.shape
-    _, OH, OW, O = y.shape
-    (sh, sw), ((top, _), (left, _)), (dh, dw), groups = geometry
-    KH, KW = kernel_hw
-    shape = KH, KW, C // groups, O
-    rows = min(ROWS_PER_TASK, OH)
-    chunks = min(16, max(1, N * -(-OH // rows)))
-    while chunks > 1 and chunks * math.prod(shape) > 2 ** 20:
-        chunks //= 2
-    parts = np.empty((chunks, *shape), x.dtype)
-    _weight_gradient(x, y, parts, (sh, sw, top, left, dh, dw, groups), rows, numba.get_num_threads())
-    return sum_parts(parts)
+    (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
+    few_outputs = groups == geometry.dilation[1] == 1 and O <= FLAT_ROWS < KW * CG
+    shape = (KH, O, KW, CG) if few_outputs else (KH, KW, CG, O)
+    most = max(1, 2 ** 20 // math.prod(shape))           # more parts of so many weights would cost too much
+    parts = np.zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // ROWS))), *shape), x.dtype)
+    columns = _columns_per_task(O // groups, len(parts))
+    window = _window(x, y, kernel_hw, geometry)
+    add_weights(x, y, parts, window, columns, few_outputs, numba.get_num_threads())
+    w = parts[0] if len(parts) == 1 else sum_parts(parts)
+    return np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if few_outputs else w
 
 
-# ---- Gather and scatter ---------------------------------------------------------------------------------------------
+def _columns_per_task(columns, tasks):
+    """All columns, or of several tasks with some COLUMNS each, where `tasks` alone are fewer than TASKS."""
+    splits = -(-TASKS // max(1, tasks))
+    return max(1, min(columns, COLUMNS * -(-columns // (COLUMNS * splits))))
 
-ROWS_PER_TASK = 8
 
+# ---- Gather and scatter: the plan --------------------------------------------------------------------------
 
 def _by_axis(kernel_hw, geometry):
     """(size, stride, padding before, dilation) of the vertical axis, then of the horizontal one"""
@@ -85,9 +117,10 @@ def _by_axis(kernel_hw, geometry):
     return zip(kernel_hw, geometry.stride, (top, left), geometry.dilation, strict=True)
 
 
-# An axis is a table with a line for each phase. Of n phases, phase f has the target pixels f, f + n, f + 2n, ... The g-th of them sums
-#     over t < taps    source[first + g * advance + t * reach] * weight[tap + t * jump]
-# and the columns of the table are                                              taps, tap, jump, first, advance, reach.
+# An axis is a table with a line for each phase. Of n phases, phase f has the target pixels f, f + n, f + 2n,
+# ... The g-th of them is the sum over t < taps of
+#     source[first + g * advance + t * reach] * weight[tap + t * jump]
+# and the columns of the table are taps, tap, jump, first, advance, reach.
 
 def _gather_axis(size, stride, before, dilation):
     return ((size, 0, 1, -before, stride, dilation),)
@@ -98,8 +131,7 @@ def _scatter_axis(size, stride, before, dilation):
     jump = stride // common
     table = []
     for f in range(stride):
-        hits = [u for u in range(min(jump, size)) if (f + before - u * dilation) % stride == 0]
-        tap = hits[0] if hits else size
+        tap = next((u for u in range(min(jump, size)) if (f + before - u * dilation) % stride == 0), size)
         taps = len(range(tap, size, jump))
         table.append((taps, tap, jump, (f + before - tap * dilation) // stride, 1, -(dilation // common)))
     return tuple(table)
@@ -117,111 +149,116 @@ def _band(axis, begin, end):
 
 @functools.lru_cache(maxsize=1024)
 def _plan(axes, source_hw, target_hw, rows):
-    """(vertical axis, horizontal axis, source rows of each block of target rows, source columns, scratch lines)"""
+    """Two tuples: the vertical axis, the horizontal axis, and the source rows for each block of target rows;
+    the first column, the width and the height of the scratch that holds a block's source (none: height 0)."""
     bands = [_band(axes[0], h, min(h + rows, target_hw[0])) for h in range(0, target_hw[0], rows)]
     left, right = _band(axes[1], 0, target_hw[1])
-    lines = max((bottom - top for top, bottom in bands), default=0)
-    if left >= 0 and right <= source_hw[1] and all(top >= 0 and bottom <= source_hw[0] for top, bottom in bands):
-        left, right, lines = 0, source_hw[1], 0                          # all inside of the image: read it where it is
-    return np.array(axes[0]), np.array(axes[1]), np.array(bands).reshape(-1, 2), left, right - left, lines
+    height = max((bottom - top for top, bottom in bands), default=0)
+    H, W = source_hw
+    if left >= 0 and right <= W and all(top >= 0 and bottom <= H for top, bottom in bands):
+        left, right, height = 0, W, 0                        # all inside of the image: read it where it is
+    tables = np.array(axes[0]), np.array(axes[1]), np.array(bands).reshape(-1, 2)
+    return tables, (left, right - left, height)
 
 
-def _correlate_by_axes(source, weights, bias, channels, axes, size, groups, group_step):
+def _correlate(source, weights, bias, axes, groups, group_step, size):
+    """target[n, h, l] = bias + sum over the taps of h's and l's phases of source[n, h', l'] @ weights[u, v]
+
+    weights (KH, KW, rows, columns): those of a group begin group_step elements after those of the one before.
+    """
     source = np.ascontiguousarray(source)
-    target = np.empty((len(source), *size, channels), source.dtype)
-    bias = np.zeros(channels, source.dtype) if bias is None else np.ascontiguousarray(bias)
-    rows = max(1, min(ROWS_PER_TASK, -(-len(source) * size[0] // 16)))
-    plan = _plan(tuple(axes), source.shape[1:3], tuple(size), rows)
-    _correlate(source, weights, bias, target, *plan, rows, groups, group_step, numba.get_num_threads())
+    target = np.empty((len(source), *size), source.dtype)
+    bias = np.zeros(size[2], source.dtype) if bias is None else np.ascontiguousarray(bias)
+    columns = _columns_per_task(size[2] // groups, len(source) * -(-size[0] // ROWS))
+    splits = -(-size[2] // (groups * columns))
+    rows = max(1, min(ROWS, len(source) * splits * size[0] // TASKS))
+    tables, window = _plan(axes, source.shape[1:3], size[:2], rows)
+    split = rows, columns, groups, group_step
+    correlate(source, weights, bias, target, tables, window, split, numba.get_num_threads())
     return target
 
 
+# ---- Gather and scatter: the loops -------------------------------------------------------------------------
+
 @kernel
-def _correlate(source, weights, bias, target, vertical, horizontal, bands, left, width, lines, rows, groups, group_step, lanes):
-    """target[n, h, w] = bias + sum over the taps of h's and w's phases of source[n, h', w'] @ weights[u, v]
-
-    A task is a block of rows of an image; which lane computes it makes no difference to its bits.
-    """
+def correlate(source, weights, bias, target, tables, window, split, lanes):
+    """A task is some columns of a block of rows of an image; its bits are the same in whichever lane."""
+    _, width, height = window
+    _, columns, groups, _ = split
+    blocks = len(tables[2])
+    splits = (target.shape[3] // groups + columns - 1) // columns
     for lane in prange(lanes):
-        scratch = np.empty(lines * width * source.shape[3], source.dtype)
-        for task in range(np.int64(lane), len(source) * len(bands), lanes):
-            _block_of_rows(task, scratch, source, weights, bias, target, vertical, horizontal, bands, left, width, rows, groups, group_step)
+        scratch = np.empty(height * width * source.shape[3], source.dtype)
+        for task in range(np.int64(lane), len(source) * blocks * splits, lanes):
+            place = task // splits // blocks, task // splits % blocks, task % splits * columns
+            _correlate_rows(place, scratch, source, weights, bias, target, tables, window, split)
 
 
 @inner
-def _block_of_rows(task, scratch, source, weights, bias, target, vertical, horizontal, bands, left, width, rows, groups, group_step):
+def _correlate_rows(place, scratch, source, weights, bias, target, tables, window, split):
+    n, i, o = place
+    down, across, bands = tables
+    left, width, height = window
     _, H, _, C = source.shape
-    n, i = task // len(bands), task % len(bands)
-    top, bottom = bands[i]
-    if len(scratch) > 0:
+    if height > 0:
+        top, bottom = bands[i]
         _load_rows(source, n, top, bottom, left, width, scratch)
-        lines, origin = scratch, -(top * width + left) * C
+        lines = scratch, -(top * width + left) * C, width * C, C
     else:
-        lines, origin = source.reshape(-1), n * H * width * C
-    h0, h1 = i * rows, min(target.shape[1], (i + 1) * rows)
-    for f in range(len(vertical)):
-        for g in range(len(horizontal)):
-            _phase((lines, origin, width * C, C), weights, bias, target, n, h0, h1, f, g, vertical, horizontal, groups, group_step)
+        lines = source.reshape(-1), n * H * width * C, width * C, C
+    h0, h1 = i * split[0], min(target.shape[1], (i + 1) * split[0])
+    for f in range(len(down)):
+        above = (h0 - f + len(down) - 1) // len(down)        # how many pixels of this phase are above h0
+        rows = (h1 - f + len(down) - 1) // len(down) - above
+        for g in range(len(across)):
+            _correlate_phase((n, above, rows, o), lines, weights, bias, target, down, f, across, g, split)
 
 
 @inner
-def _phase(lines, weights, bias, target, n, h0, h1, f, g, vertical, horizontal, groups, group_step):
-    """The pixels of one phase, down and across, in rows h0 to h1 of target[n].
-
-    The sum runs over all taps at once if their weights for one panel of columns fit into the cache; else over one row of taps after the other,
-    each for all pixels (8 x 8 pixels, 256 to 256 channels: 1.5 times as fast).
-    """
-    line, origin, pitch, C = lines
+def _correlate_phase(place, lines, weights, bias, target, down, f, across, g, split):
+    """The pixels of one phase, group by group."""
+    n, above, rows, o = place
+    source, origin, pitch, C = lines
+    _, columns, groups, group_step = split
     _, TH, TW, M = target.shape
     _, KW, tap_rows, tap_columns = weights.shape
-    K, MG = C // groups, M // groups
-    tap = tap_rows * tap_columns
-    taps_u, u, jump_u, row, advance_u, reach_u = vertical[f]
-    taps_v, v, jump_v, column, advance_v, reach_v = horizontal[g]
-    above = (h0 - f + len(vertical) - 1) // len(vertical)                # pixels of this phase above h0
-    rows = (h1 - f + len(vertical) - 1) // len(vertical) - above, (TW - g + len(horizontal) - 1) // len(horizontal)
-    at = origin + (row + above * advance_u) * pitch + column * C
-    to = ((n * TH + f + above * len(vertical)) * TW + g) * M
-    panel = COLUMN_BYTES // bias.itemsize
-    inner_counts = taps_v, K
-    if groups == 1 and jump_v == 1 and reach_v == 1:                     # neighbouring taps: v and k are one sum (3 inputs: 1.1 to 1.5 times as fast)
-        inner_counts = 1, taps_v * C
-    together = max(1, taps_u)
-    if taps_u * taps_v * K * COLUMN_BYTES > CACHED_BYTES:
-        together = 1
+    K, MG, tap = C // groups, M // groups, tap_rows * tap_columns
+    taps_u, u, jump_u, first_u, advance_u, reach_u = down[f]
+    taps_v, v, jump_v, first_v, advance_v, reach_v = across[g]
+    at = origin + (first_u + above * advance_u) * pitch + first_v * C
+    to = ((n * TH + f + above * len(down)) * TW + g) * M
+    counts = taps_u, taps_v, K
+    if groups == 1 and jump_v == 1 and reach_v == 1:         # the taps are neighbours: v and k are one sum
+        counts = taps_u, 1, taps_v * C                       # (MERGED)
     for group in range(groups):
-        for o in range(0, MG, panel):
-            s = (bias, group * MG + o, STAY, STAY)
-            c = (target.reshape(-1), to + group * MG + o, len(vertical) * TW * M, len(horizontal) * M)
-            for t in range(0, max(1, taps_u), together):
-                a = (line, at + t * reach_u * pitch + group * K, advance_u * pitch, advance_v * C, reach_u * pitch, reach_v * C, NEXT)
-                b = (weights.reshape(-1), ((u + t * jump_u) * KW + v) * tap + group * group_step + o, jump_u * KW * tap, jump_v * tap, tap_columns)
-                block(a, b, s, c, (min(together, taps_u), *inner_counts), rows, min(panel, MG - o))
-                s = c
-
-
-COLUMN_BYTES = 64 * VECTORS
-CACHED_BYTES = int(os.environ.get("CACHED", 2**18))
+        m = group * MG + o
+        block((source, at + group * K, advance_u * pitch, advance_v * C, reach_u * pitch, reach_v * C, NEXT),
+              (weights.reshape(-1), (u * KW + v) * tap + group * group_step + o,
+               jump_u * KW * tap, jump_v * tap, tap_columns),
+              (bias, m, STAY, STAY),
+              (target.reshape(-1), to + m, len(down) * TW * M, len(across) * M),
+              counts, (rows, (TW - g + len(across) - 1) // len(across)), min(columns, MG - o))
 
 
 @inner
-def _load_rows(x, n, top, bottom, low, width, scratch):
-    """scratch = x[n, top:bottom, low:low + width], zero where that lies outside of the image"""
+def _load_rows(x, n, top, bottom, left, width, scratch):
+    """scratch = x[n, top:bottom, left:left + width], zero where that lies outside of the image"""
     _, H, W, C = x.shape
     flat = x.reshape(-1)
-    left, right = max(0, -low), min(width, W - low)
+    begin, end = max(0, -left), min(width, W - left)
     for h in range(top, bottom):
         line = scratch[(h - top) * width * C:(h - top + 1) * width * C]
-        if h < 0 or h >= H or left >= right:
+        if h < 0 or h >= H or begin >= end:
             _clear(line)
         else:
-            at = ((n * H + h) * W + low) * C
-            _clear(line[:left * C])
-            _copy(flat[at + left * C:at + right * C], line[left * C:right * C])
-            _clear(line[right * C:])
+            at = ((n * H + h) * W + left) * C
+            _clear(line[:begin * C])
+            _copy(flat[at + begin * C:at + end * C], line[begin * C:end * C])
+            _clear(line[end * C:])
 
 
-# Loops over slices from 0: numba's own slice assignment takes 1.5 s to compile, and LLVM does not vectorise line[left + i].
+# These loops run over slices, from 0: with an offset, line[begin + i], LLVM would not vectorise them. (And to
+# assign slice to slice takes numba 1.5 s to compile.)
 
 @inner
 def _copy(source, target):
@@ -235,59 +272,108 @@ def _clear(target):
         target[i] = 0
 
 
-# ---- The weight gradient --------------------------------------------------------------------------------------------
+# ---- Gather for few outputs: several pixels side by side fill a vector -------------------------------------
+
+PIXELS = 4
+
+
+def _has_few_outputs(w, geometry, out_hw):
+    """Is it a case for _gather_few_outputs? (3x3, 32 channels to 3: 2.0 times as fast)"""
+    plain = geometry.stride[1] == geometry.dilation[1] == geometry.groups == 1
+    return plain and w.shape[3] <= 4 and w.shape[1] > 1 and out_hw[1] % PIXELS == 0
+
+
+def _gather_few_outputs(x, w, b, geometry, out_hw):
+    """Four neighbouring pixels of y as one with four times the channels: a convolution of stride 4, in which
+    the i-th of the four has the weights shifted by i. Windows grow by three taps of zeros, and so does the
+    reach of a NaN."""
+    KH, KW, C, O = w.shape
+    wide = np.zeros((KH, KW + PIXELS - 1, C, PIXELS, O), w.dtype)
+    for i in range(PIXELS):
+        wide[:, i:i + KW, :, i] = w
+    b = None if b is None else np.tile(b, PIXELS)
+    geometry = geometry._replace(stride=(geometry.stride[0], PIXELS))
+    y = gather(x, wide.reshape(KH, -1, C, PIXELS * O), b, geometry, (out_hw[0], out_hw[1] // PIXELS))
+    return y.reshape(len(x), *out_hw, O)
+
+
+# ---- The weight gradient -----------------------------------------------------------------------------------
+
+PIXELS_AT_ONCE = 256            # whose y, a tile's columns, and x, a tile's rows, stay in the first cache
+
+
+def _window(x, y, kernel_hw, geometry):
+    """(KH, KW, sh, sw, top, left, dh, dw, groups, width, height), the last two of the scratch as in _plan"""
+    (KH, KW), (sh, sw), ((top, _), (left, _)), (dh, dw), groups = kernel_hw, *geometry
+    OH, OW = y.shape[1:3]
+    width, height = [(n - 1) * s + (k - 1) * d + 1
+                     for n, s, k, d in ((OW, sw, KW, dw), (min(ROWS, OH), sh, KH, dh))]
+    if top == left == 0 and (OH - 1) * sh + (KH - 1) * dh < x.shape[1] and width <= x.shape[2]:
+        width, height = x.shape[2], 0                        # all inside of the image: read it where it is
+    return KH, KW, sh, sw, top, left, dh, dw, groups, max(0, width), max(0, height)
+
 
 @kernel
-def _weight_gradient(x, y, parts, window, rows, lanes):
-    """parts[p] = the sum over the p-th part of all blocks of rows"""
+def add_weights(x, y, parts, window, columns, few_outputs, lanes):
+    """parts[p] += the sum over the p-th part of all blocks of rows of y; a task is some columns of a part"""
+    _, _, _, _, _, _, _, _, groups, width, height = window
+    splits = (y.shape[3] // groups + columns - 1) // columns
     for lane in prange(lanes):
-        for p in range(np.int64(lane), len(parts), lanes):
-            _part(x, y, p, parts, window, rows)
+        scratch = np.empty(height * width * x.shape[3], x.dtype)
+        for task in range(np.int64(lane), len(parts) * splits, lanes):
+            p, o = task // splits, task % splits * columns
+            _add_part(x, y, parts, p, o, columns, few_outputs, scratch, window)
 
 
 @inner
-def _part(x, y, p, parts, window, rows):
-    sh, sw, top, left, dh, dw, groups = window
-    N, H, W, C = x.shape
-    _, OH, OW, O = y.shape
-    P, KH, KW, _, _ = parts.shape
-    width = (OW - 1) * sw + (KW - 1) * dw + 1
-    height = (rows - 1) * sh + (KH - 1) * dh + 1
-    inside = top <= 0 and left <= 0 and width <= W and (OH - 1) * sh + (KH - 1) * dh + 1 <= H
-    pitch = (W if inside else width) * C
-    blocks = (OH + rows - 1) // rows
-    scratch = np.empty(0 if inside else height * pitch, x.dtype)
+def _add_part(x, y, parts, p, o, columns, few_outputs, scratch, window):
+    KH, _, sh, _, top, left, dh, _, _, width, height = window
+    N, H, _, C = x.shape
+    _, OH, OW, _ = y.shape
     sums = parts[p].reshape(-1)
-    _clear(sums)
-    for t in range(p * N * blocks // P, (p + 1) * N * blocks // P):
-        n, i0 = t // blocks, t % blocks * rows
-        i1 = min(OH, i0 + rows)
+    blocks = (OH + ROWS - 1) // ROWS
+    at_once = max(1, PIXELS_AT_ONCE // max(1, OW))
+    for t in range(p * N * blocks // len(parts), (p + 1) * N * blocks // len(parts)):
+        n, i0 = t // blocks, t % blocks * ROWS
+        i1 = min(OH, i0 + ROWS)
         h0 = i0 * sh - top
-        if inside:
-            lines, origin = x.reshape(-1), (n * H + h0) * pitch
-        else:
+        if height > 0:
             _load_rows(x, n, h0, (i1 - 1) * sh - top + (KH - 1) * dh + 1, -left, width, scratch)
             lines, origin = scratch, 0
-        _add_rows(lines, origin, pitch, C, y, sums, n, i0, i1, window, KH, KW)
-
-
-SUB = int(os.environ.get("SUB", "256"))
+        else:
+            lines, origin = x.reshape(-1), (n * H + h0) * width * C
+        for i in range(i0, i1, at_once):
+            here = lines, origin + (i - i0) * sh * width * C, width * C, C
+            _add_rows((n, i, min(at_once, i1 - i)), here, y, sums, window, o, columns, few_outputs)
 
 
 @inner
-def _add_rows(lines, origin, pitch, C, y, sums, n, i0, i1, window, KH, KW):
-    sh, sw, top, left, dh, dw, groups = window
+def _add_rows(place, lines, y, sums, window, o, columns, few_outputs):
+    """sums[u,v,c,o] += sum_ij x[i*sh + u*dh, j*sw + v*dw, c] y[i,j,o] over some rows i, group by group
+
+    With few outputs, sums[u,o,v,c]: the tile's rows are o, its columns v and c (32 channels to 3: 5 times as
+    fast).
+    """
+    n, i, count = place
+    x, at, pitch, C = lines
+    KH, KW, sh, sw, _, _, dh, dw, groups, _, _ = window
     _, OH, OW, O = y.shape
     CG, OG = C // groups, O // groups
-    flat = y.reshape(-1)
-    sub = max(1, SUB // OW)
-    merge = groups == 1 and dw == 1
-    rows = (KH, KW * CG if merge else CG)
-    for i in range(i0, i1, sub):
-        for g in range(groups):
-            b = (flat, (n * OH + i) * OW * O + g * OG, OW * O, STAY, O)
-            for v in range(1 if merge else KW):
-                at = origin + (i - i0) * sh * pitch + v * dw * C + g * CG
-                a = (lines, at, dh * pitch, NEXT, sh * pitch, STAY, sw * C)
-                c = (sums, v * CG * O + g * OG, KW * CG * O, O)
-                block(a, b, c, c, (min(sub, i1 - i), 1, OW), rows, OG)
+    flat, from_y, pixels = y.reshape(-1), (n * OH + i) * OW * O, (count, 1, OW)
+    taps, inner_rows = KW, CG
+    if groups == dw == 1:                                    # the taps are neighbours: v and c are one
+        taps, inner_rows = 1, KW * CG
+    for step in range(KH if few_outputs else groups * taps):
+        if few_outputs:
+            a = flat, from_y, STAY, NEXT, OW * O, STAY, O
+            b = x, at + step * dh * pitch, sh * pitch, STAY, sw * C
+            c = sums, step * O * KW * C, STAY, KW * C
+            rows, width = (1, O), KW * C
+        else:
+            group, v = step // taps, step % taps
+            m = group * OG + o
+            a = x, at + v * dw * C + group * CG, dh * pitch, NEXT, sh * pitch, STAY, sw * C
+            b = flat, from_y + m, OW * O, STAY, O
+            c = sums, v * CG * O + m, KW * CG * O, O
+            rows, width = (KH, inner_rows), min(columns, OG - o)
+        block(a, b, c, c, pixels, rows, width)

@@ -1,19 +1,26 @@
 """How kernels are compiled, cached on disk, announced and launched.
 
-    @kernel    a parallel loop over arrays, called from Python: compiled by numba at its first call for a dtype, then cached
-    @inner     a function that kernels call: compiled into them, never called from Python on the fast path
+    @kernel    a parallel loop over arrays, called from Python; compiled at its first call, then cached
+    @inner     a function that kernels call; compiled into them
 
-Both take the plain Python function below them, and under NUMBA_DISABLE_JIT=1 both give it back unchanged, so that every
-kernel can be stepped through.
+Under NUMBA_DISABLE_JIT=1 both give the plain Python function back, so that every kernel can be stepped
+through.
 
 Three things are not left to numba:
 
-- Its own cache watches only the file of the function that was called. After an edit of a callee in another file it would go
-  on running the old code. Here the cache is a folder named by a hash of all that decides the machine code: every kernel
-  source, the versions, the processor, the settings. Another source, another folder.
-- Compiling takes seconds. A line on stderr says so: `tinynet: compiling gather for float32 ... 2.1 s`.
-- One of numba's threading layers kills the process if two Python threads launch kernels at once. There a lock stands guard.
+- Its own cache watches only the file of the function that was called: after an edit of a callee in another
+  file it goes on running the old code. Here the cache is a folder named by a hash of all that decides the
+  machine code: every kernel's source, the versions, the processor, the settings. Another source, another
+  folder.
+- Compiling takes seconds. A line on stderr says so: `tinynet: compiling correlate for float32 ... 5.2 s`.
+- One of numba's threading layers kills the process if two Python threads launch kernels at once: a lock
+  stands guard.
+
+Two habits keep compile times low. A kernel is one prange loop that calls an @inner function, because numba
+treats all that stands in a parallel function as possibly parallel. And it passes np.int64(i) on: prange
+counts in unsigned integers, for which numba would compile the callee a second time.
 """
+import contextlib
 import functools
 import hashlib
 import os
@@ -35,9 +42,10 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache,
 
 __all__ = ["inner", "kernel", "prange"]
 
-# A float sum may be reordered into vector lanes ("reassoc"), a product and a sum fused ("contract"), a division turned into
-# a product with the reciprocal ("arcp"), the sign of a zero lost ("nsz"). Never "nnan" or "ninf": NaN and Inf must travel.
-# error_model="numpy": a division by zero gives Inf or NaN; Python's check for it would stop loops from being vectorised.
+# A sum may be reordered into vector lanes ("reassoc"), a product and a sum be fused ("contract"), a division
+# become a product with the reciprocal ("arcp"), a zero lose its sign ("nsz"). Never "nnan" or "ninf": NaN and
+# Inf must travel. With error_model="numpy" a division by zero gives Inf or NaN; Python's check would stop
+# loops from vectorising.
 FLAGS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 
 
@@ -47,11 +55,11 @@ def inner(function):
 
 
 def kernel(function):
-    """Compile `function`, whose `prange` loops run in parallel, at its first call for each combination of dtypes."""
+    """Compile `function`, whose `prange` loops run in parallel, when it is first called with some dtype."""
     if config.DISABLE_JIT:
         return function
     dispatcher = njit(parallel=True, **FLAGS)(function)
-    dispatcher._cache = _AnnouncingCache(function)          # what numba's cache=True sets, with a cache of our own
+    dispatcher._cache = _AnnouncingCache(function)      # cache=True would set numba's own
 
     @functools.wraps(function)
     def launch(*arguments):
@@ -66,9 +74,10 @@ def kernel(function):
     return launch
 
 
-# ---- Launching --------------------------------------------------------------------------------------------------------
-# numba chooses its threading layer at the first parallel launch of the process: tbb or omp where they are found, else
-# workqueue, which aborts if two Python threads launch at once. Until the choice is known, launches take turns.
+# ---- Launching ---------------------------------------------------------------------------------------------
+# numba chooses its threading layer at the first parallel launch of the process: tbb or omp where they are
+# found, else workqueue, which aborts if two Python threads launch at once. Until the choice is known,
+# launches take turns.
 
 _launch_lock = threading.Lock()
 _layer_is_threadsafe = False
@@ -82,29 +91,33 @@ def _ask_threading_layer():
         pass
 
 
-# ---- The cache --------------------------------------------------------------------------------------------------------
+# ---- The cache ---------------------------------------------------------------------------------------------
 
-KEPT_FOLDERS = 8                 # of other sources, versions or processors, the latest used; some megabytes each
+KEPT_FOLDERS = 8                 # of other sources, versions or processors; some megabytes each
 KEPT_DAYS = 30                   # since the last use
+
+# numba's settings that change the code it emits
+SETTINGS = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK",
+            "DEBUGINFO_DEFAULT")
 
 
 def _fingerprint():
-    """Hash of all that decides the machine code, taken at import, when the sources are what has just been imported.
+    """Hash of all that decides the machine code, taken at import, when the files are what is imported.
 
     None where there are no sources to read (frozen programs, zip files).
     """
     folder = Path(__file__).parent
     try:
-        sources = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*.py"))]
+        paths = sorted(folder.rglob("*.py"))
+        sources = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths]
     except OSError:
         return None
     if not sources:
         return None
-    settings = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
-    machine = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), platform.machine(), sys.version)
-    versions = (numba.__version__, np.__version__, llvmlite.__version__)
-    told = (sources, [str(getattr(config, name, None)) for name in settings], machine, versions)
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    versions = numba.__version__, np.__version__, llvmlite.__version__, sys.version
+    machine = platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    settings = [str(getattr(config, name, None)) for name in SETTINGS]
+    return hashlib.sha256(repr((sources, versions, machine, settings)).encode()).hexdigest()[:16]
 
 
 FINGERPRINT = _fingerprint()
@@ -133,12 +146,12 @@ def _cache_folder():
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"probe-{os.getpid()}"              # os.access does not know of read-only file systems
+        probe = folder / f"probe-{os.getpid()}"      # os.access knows nothing of read-only disks
         probe.touch()
         probe.unlink()
         os.utime(folder)                                     # last used: now
     except OSError as error:
-        return _warn_uncached(str(error))
+        return _warn_uncached(error)
     if is_new:
         _clean(home)
     return folder
@@ -147,22 +160,28 @@ def _cache_folder():
 def _clean(home):
     """Remove the folders of other fingerprints that are old or many.
 
-    A process that still uses one loses nothing but time: it recompiles what it misses, and makes the folder anew to save it.
+    A process that still uses one loses nothing but time: it compiles again what it misses.
     """
     try:
         folders = [path for path in home.iterdir() if re.fullmatch("[0-9a-f]{16}", path.name)]
         used = sorted(((path.stat().st_mtime, path) for path in folders), reverse=True)
-    except OSError:                                          # another process is cleaning: leave it to that one
+    except OSError:                              # another process is cleaning: leave it to that one
         return
     for rank, (last_use, path) in enumerate(used):
         if rank > KEPT_FOLDERS or time.time() - last_use > KEPT_DAYS * 86400:
             shutil.rmtree(path, ignore_errors=True)
 
 
-@functools.cache
+_warned = False
+
+
 def _warn_uncached(reason):
-    warnings.warn(f"tinynet: compiled kernels cannot be kept on disk, so every process will compile them anew ({reason}); "
-                  "set NUMBA_CACHE_DIR to a folder that can be written", RuntimeWarning, stacklevel=2)
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn("tinynet: compiled kernels cannot be kept on disk, so that every process compiles them "
+                      f"anew ({reason}); set NUMBA_CACHE_DIR to a folder that can be written",
+                      RuntimeWarning, stacklevel=2)
 
 
 class _Locator(_CacheLocator):
@@ -195,9 +214,9 @@ class _DiskCache(FunctionCache):
 
 
 class _AnnouncingCache(NullCache):
-    """What a dispatcher asks before it compiles and tells afterwards: so here is where to say on stderr what is compiled.
+    """A dispatcher asks its cache before it compiles, and tells it afterwards: the place to announce it, too.
 
-    Keeps the compiled code on disk if there is a place for it. No trouble with the disk is ever the user's trouble.
+    The code is kept on disk if there is a place. Trouble with the disk never becomes the user's trouble.
     """
 
     def __init__(self, function):
@@ -210,12 +229,13 @@ class _AnnouncingCache(NullCache):
     def load_overload(self, signature, target):
         try:
             found = self.disk.load_overload(signature, target)
-        except Exception:                                    # a damaged file is a file that is not there
+        except Exception:                                # a damaged file counts as none: a new index
             found = None
+            with contextlib.suppress(OSError):
+                self.disk.flush()
         if found is None:
-            dtype = _first_dtype(getattr(signature, "args", signature))
             self.start = time.perf_counter()
-            _say(f"tinynet: compiling {self.function.__name__} for {dtype} ...")
+            _say(f"tinynet: compiling {self.function.__name__.strip('_')} for {_first_dtype(signature)} ...")
         return found
 
     def save_overload(self, signature, compiled):
@@ -223,10 +243,11 @@ class _AnnouncingCache(NullCache):
         try:
             self.disk.save_overload(signature, compiled)
         except OSError as error:                             # the disk is full, or the folder has gone
-            _warn_uncached(str(error))
+            _warn_uncached(error)
 
 
-def _first_dtype(types):
+def _first_dtype(signature):
+    types = getattr(signature, "args", signature)            # a signature, or a tuple of types
     return next((str(one.dtype) for one in types if hasattr(one, "dtype")), "numbers")
 
 

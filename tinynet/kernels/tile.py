@@ -1,24 +1,26 @@
 """The register tile, the one inner loop of convolutions and matrix products:
 
-    C[r, c] = S[r, c] + sum over u, v, k of  A[r, u, v, k] * B[u, v, k, c]
+    C[h, w, i] = S[h, w, i] + sum over u, v, k of  A[h, w, u, v, k] * B[u, v, k, i]
 
-A processor core multiplies and adds whole vectors (on AVX-512: 16 float32 at once), two of them a cycle, provided that
-the operands are at hand. Memory cannot deliver that: two loads for each multiplication are twice too many. So a tile of C,
-8 rows by 2 vectors, is kept in registers while the sums run. A step of k then loads 2 vectors of B and 8 numbers of A,
-each copied into all lanes of a vector, and does 16 multiply-adds with these 10 loads:
+A core multiplies and adds whole vectors (with AVX-512 two a cycle, of 16 float32 each), provided that the
+operands are at hand. Memory cannot keep up: to load both factors of every product is already twice too
+much. So a tile of C, 8 rows (h, w) by 2 vectors of columns i, stays in registers while the sum runs. Each
+step of the sum then loads 2 vectors of B, and from A one number for each row, which is spread over a
+vector; and these 10 loads serve 16 multiply-adds:
 
-                        B[k, 0:16]  B[k, 16:32]
-         A[0, k]      [  C[0, :16]   C[0, 16:] ]
-         A[1, k]      [  C[1, :16]   C[1, 16:] ]
-          ...         [      ...        ...    ]
-         A[7, k]      [  C[7, :16]   C[7, 16:] ]
+                         B[k, :16]   B[k, 16:]
+           A[0, k]     [ C[0, :16]   C[0, 16:] ]
+           A[1, k]     [ C[1, :16]   C[1, 16:] ]
+             ...       [    ...         ...    ]
+           A[7, k]     [ C[7, :16]   C[7, 16:] ]
 
-None of the operands has to be copied into a special layout first. Each is a flat array with an offset and one step for each index
-(only B's and C's columns must be neighbours); steps may overlap, be zero or be negative. That is how the same loop computes
-a product with a transposed matrix (swap two steps), a convolution (the steps of r and v overlap: the window moves), a strided
-or dilated one, and sums that start from a bias (S with a row step of 0) or go on (S is C).
+No operand has to be brought into a special layout. Each is a flat array, an offset, and a step for each
+index (only the columns i must be neighbours). Steps may overlap, be negative or be zero. So the same loop
+computes a product with a transposed matrix (two steps swapped), a convolution (a pixel's step is smaller
+than its window), a strided or a dilated one, sums that start from a bias (S is the bias, with steps of
+zero), and sums that go on (S is C).
 
-The loop is emitted as LLVM vector instructions, because a compiler that is given plain loops finds half of the speed.
+The loop is emitted as LLVM vector instructions: left to itself, a compiler finds half of this speed.
 """
 import llvmlite.binding as llvm
 import numpy as np
@@ -28,7 +30,7 @@ from numba.extending import intrinsic
 
 from tinynet.kernels.jit import inner
 
-VECTOR_BYTES = 64               # of a vector in the emitted code; LLVM cuts it in 2 or 4 where registers are smaller
+VECTOR_BYTES = 64               # of a vector in the emitted code; LLVM cuts it up where registers are smaller
 
 
 def _has_wide_registers():
@@ -40,30 +42,33 @@ def _has_wide_registers():
 
 
 # Sums, plus a step's vectors of B, plus the number of A that is just in use, must fit into the registers:
-#   AVX-512  32 registers of 64 bytes   8 x 2 vectors: 16 sums + 2 + 1 = 19 registers
-#   AVX2     16 of 32 bytes             6 x 1 vectors of 2 registers: 12 + 2 + 1 = 15
-#   NEON     32 of 16 bytes             6 x 1 vectors of 4 registers: 24 + 4 + 1 = 29
-# And there must be enough of them: a multiply-add takes 4 cycles, 2 start in each, so fewer than 8 sums would have to wait.
+#   AVX-512  32 registers of 64 bytes   8 rows x 2 vectors of 1 register:  16 sums + 2 + 1 = 19
+#   AVX2     16 registers of 32 bytes   6 rows x 1 vector of 2 registers:  12 sums + 2 + 1 = 15
+#   NEON     32 registers of 16 bytes   6 rows x 1 vector of 4 registers:  24 sums + 4 + 1 = 29
+# There must also be enough of them: a multiply-add takes 4 cycles and 2 begin in each, so that fewer than 8
+# sums would have to wait for themselves.
 ROWS, VECTORS = (8, 2) if _has_wide_registers() else (6, 1)
+FLAT_ROWS, FLAT_VECTORS = (4, 4) if _has_wide_registers() else (4, 1)       # where there are no more rows
 
-
-# Steps as they stand in an operand: numba would compile another block() for each combination of the literals 0 and 1.
+# Steps to write into an operand: for the literals 0 and 1, numba would compile one block() a combination.
 STAY, NEXT = np.int64(0), np.int64(1)
 
 
 @inner
 def block(a, b, s, c, counts, rows, columns):
-    """C[h, w, i] = S[h, w, i] + sum_uvk A[h, w, u, v, k] B[u, v, k, i] for any number of rows and columns, tile by tile.
+    """C[h, w, i] = S[h, w, i] + sum_uvk A[h, w, u, v, k] B[u, v, k, i], tile by tile
 
-    a = (array, offset, step of h, of w, of u, of v, of k)      rows = (how many h, how many w)
-    b = (array, offset, step of u, of v, of k)                  counts = (how many u, how many v, how many k), none: C = S
-    s = (array, offset, step of h, of w)      c = (array, offset, step of h, of w)
+    a = (array, offset, step of h, of w, of u, of v, of k)     counts = (how many u, v, k); if none, C = S
+    b = (array, offset, step of u, of v, of k)                 rows = (how many h, w)
+    s = (array, offset, step of h, of w)                       columns = how many i
+    c = (array, offset, step of h, of w)
     """
     if counts[0] * counts[1] * counts[2] == 0:
         return _copy_rows(s, c, rows, columns)
     lanes = VECTOR_BYTES // a[0].itemsize
     height, width = rows
-    for i in range(0, columns, VECTORS * lanes):
+    is_flat = height * width <= FLAT_ROWS and columns > VECTORS * lanes
+    for i in range(0, columns, (FLAT_VECTORS if is_flat else VECTORS) * lanes):
         left = columns - i
         bi = (b[0], b[1] + i, b[2], b[3], b[4])
         h, w, todo = 0, 0, height * width
@@ -71,11 +76,13 @@ def block(a, b, s, c, counts, rows, columns):
             ar = (a[0], a[1] + h * a[2] + w * a[3], a[2], a[3], a[4], a[5], a[6])
             sr = (s[0], s[1] + h * s[2] + w * s[3] + i, s[2], s[3])
             cr = (c[0], c[1] + h * c[2] + w * c[3] + i, c[2], c[3])
-            if VECTORS > 1 and left > lanes:
+            if is_flat:
+                done = tile(FLAT_ROWS, FLAT_VECTORS, ar, bi, sr, cr, counts, (w, width, todo), left)
+            elif VECTORS > 1 and left > lanes:
                 done = tile(ROWS, VECTORS, ar, bi, sr, cr, counts, (w, width, todo), left)
             else:
                 done = tile(ROWS, 1, ar, bi, sr, cr, counts, (w, width, todo), left)
-            todo -= done                                         # what it says that it did: no row can be dropped
+            todo -= done                             # what it says that it did, so that no row can be dropped
             w += done
             while w >= width:
                 w -= width
@@ -92,32 +99,31 @@ def _copy_rows(s, c, rows, columns):
 
 @intrinsic(prefer_literal=True)
 def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns):
-    """The first tile, of at most `most_rows` rows and `vectors` vectors, of what is left of a block; returns its number of rows.
+    """The first most_rows rows and `vectors` vectors of the rest of a block; returns how many rows it did.
 
-    rows = (w of the first row, how many w, how many rows are left). The last tile may have fewer rows than most_rows: the missing
-    ones are computed as copies of its last row and written onto it, the same values once more, which is cheaper than to
-    ask. It may have fewer columns: those are masked.
+    rows = (w of the first row, how many w, how many rows are left), columns = how many columns are left. If
+    fewer rows are left than fit, the missing ones are computed as copies of the last and written onto it, the
+    same values again: that is cheaper than to ask. Missing columns are masked.
     """
     if not isinstance(most_rows, types.IntegerLiteral) or not isinstance(vectors, types.IntegerLiteral):
         return None
-    shape = most_rows.literal_value, vectors.literal_value
-    plain = [types.unliteral(one) for one in (a, b, s, c, counts, rows, columns)]
-    signature = types.intp(most_rows, vectors, *plain)
+    signature = types.intp(most_rows, vectors, a, b, s, c, counts, rows, types.intp)
+    height, width = most_rows.literal_value, vectors.literal_value
 
     def codegen(context, builder, signature, arguments):
-        operands = [_Operand(context, builder, *pair) for pair in zip(signature.args[2:6], arguments[2:6], strict=True)]
+        pairs = zip(signature.args[2:6], arguments[2:6], strict=True)
+        operands = [_Operand(context, builder, *pair) for pair in pairs]
         counts, rows = [[builder.extract_value(each, i) for i in range(3)] for each in arguments[6:8]]
-        columns = arguments[8]
+        left, columns = rows[2], arguments[8]
         vector = _Vector(builder, signature.args[2][0].dtype)
-        whole = builder.icmp_signed(">=", columns, I64(shape[1] * vector.lanes))
-        with builder.if_else(whole) as (then, otherwise):
+        is_whole = builder.icmp_signed(">=", columns, I64(width * vector.lanes))
+        with builder.if_else(is_whole) as (then, otherwise):
             with then:
-                _emit_tile(builder, vector, shape[0], *operands, counts, rows, masks=[None] * shape[1])
+                _emit_tile(builder, vector, height, *operands, counts, rows, masks=[None] * width)
             with otherwise:
-                masks = [vector.mask(builder.sub(columns, I64(i * vector.lanes))) for i in range(shape[1])]
-                _emit_tile(builder, vector, shape[0], *operands, counts, rows, masks)
-        left = rows[2]
-        return builder.select(builder.icmp_signed("<", left, I64(shape[0])), left, I64(shape[0]))
+                masks = [vector.mask(builder.sub(columns, I64(i * vector.lanes))) for i in range(width)]
+                _emit_tile(builder, vector, height, *operands, counts, rows, masks)
+        return builder.select(builder.icmp_signed("<", left, I64(height)), left, I64(height))
 
     return signature, codegen
 
@@ -131,24 +137,24 @@ def _tile_numpy(most_rows, vectors, a, b, s, c, counts, rows, columns):
     w, width, left = rows
     columns = min(columns, vectors * VECTOR_BYTES // a[0].itemsize)
     weights = view(b, 0, (*counts, columns), (*b[2:], 1))
-    sums = []
+    results = []
     for r in range(min(left, most_rows)):
         h_r, w_r = (w + r) // width, (w + r) % width - w
         window = view(a, h_r * a[2] + w_r * a[3], counts, a[4:])
         start = view(s, h_r * s[2] + w_r * s[3], (columns,), (1,))
         target = view(c, h_r * c[2] + w_r * c[3], (columns,), (1,))
-        sums.append((target, start + np.einsum("uvk,uvkc->c", window, weights)))
-    for target, values in sums:
+        results.append((target, start + np.einsum("uvk,uvki->i", window, weights)))
+    for target, values in results:
         target[...] = values
-    return len(sums)
+    return len(results)
 
 
 tile = _tile_numpy if config.DISABLE_JIT else _tile
 
 
-# ---- What the tile emits, from the whole down to its parts --------------------------------------------------------------
+# ---- What the tile emits, from the whole down to its parts -------------------------------------------------
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
 def _emit_tile(builder, vector, most_rows, a, b, s, c, counts, rows, masks):
@@ -170,9 +176,13 @@ def _emit_tile(builder, vector, most_rows, a, b, s, c, counts, rows, masks):
         """The loop over u (depth 0), v or k, and in it the deeper ones."""
         if depth == 3:
             return step(a_offset, b_offset, sums)
-        a_step, b_step = a.steps[2 + depth], b.steps[depth]
-        return _loop(builder, counts[depth], sums, lambda i, sums: nest(
-            depth + 1, builder.add(a_offset, builder.mul(i, a_step)), builder.add(b_offset, builder.mul(i, b_step)), sums))
+
+        def body(i, sums):
+            a_next = builder.add(a_offset, builder.mul(i, a.steps[2 + depth]))
+            b_next = builder.add(b_offset, builder.mul(i, b.steps[depth]))
+            return nest(depth + 1, a_next, b_next, sums)
+
+        return _loop(builder, counts[depth], sums, body)
 
     sums = [vector.load(*where) for row in s_rows for where in vectors(s, row)]
     sums = nest(0, I64(0), I64(0), sums)
@@ -181,9 +191,10 @@ def _emit_tile(builder, vector, most_rows, a, b, s, c, counts, rows, masks):
 
 
 def _row_offsets(builder, most_rows, rows, steps):
-    """For each operand, how far its rows are from the first. After the last w of an h comes the first w of the next h."""
+    """How far each operand's rows are from its first. After an h's last w comes the next one's first."""
     w, width, left = rows
-    wraps = [builder.sub(h_step, builder.mul(w_step, builder.sub(width, I64(1)))) for h_step, w_step, *_ in steps]
+    before_last = builder.sub(width, I64(1))
+    wraps = [builder.sub(h_step, builder.mul(w_step, before_last)) for h_step, w_step, *_ in steps]
     offsets = [[I64(0)] for _ in steps]
     for r in range(1, most_rows):
         w = builder.add(w, I64(1))
@@ -191,13 +202,13 @@ def _row_offsets(builder, most_rows, rows, steps):
         exists = builder.icmp_signed("<", I64(r), left)
         for row, wrap, (_, w_step, *_) in zip(offsets, wraps, steps, strict=True):
             following = builder.add(row[-1], builder.select(at_end, wrap, w_step))
-            row.append(builder.select(exists, following, row[-1]))           # a missing row stands in for the one before
+            row.append(builder.select(exists, following, row[-1]))    # a missing row is where the last one is
         w = builder.select(at_end, I64(0), w)
     return offsets
 
 
 def _loop(builder, count, values, body):
-    """for i in range(count): values = body(i, values)        with count >= 1; values are in registers all the time"""
+    """for i in range(count): values = body(i, values)        count >= 1; the values stay in registers"""
     before = builder.block
     inside, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
     builder.branch(inside)
@@ -246,7 +257,8 @@ class _Vector:
     def _broadcast(self, number, type_):
         undefined = ir.Constant(type_, ir.Undefined)
         first = self.builder.insert_element(undefined, number, I32(0))
-        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+        all_first = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, all_first)
 
     def multiply_add(self, x, y, z):
         """x * y + z, which "contract" allows to be one instruction"""
@@ -255,10 +267,11 @@ class _Vector:
     def mask(self, count):
         """true in the first `count` lanes"""
         type_ = ir.VectorType(I64, self.lanes)
-        return self.builder.icmp_signed("<", ir.Constant(type_, list(range(self.lanes))), self._broadcast(count, type_))
+        numbers = ir.Constant(type_, list(range(self.lanes)))
+        return self.builder.icmp_signed("<", numbers, self._broadcast(count, type_))
 
     def load(self, address, mask):
-        """Masked lanes are 0 and their memory is not touched."""
+        """Masked lanes are 0, and their memory is not touched."""
         address = self.builder.bitcast(address, self.type.as_pointer())
         if mask is None:
             return self.builder.load(address, align=self.bytes)
@@ -274,6 +287,8 @@ class _Vector:
             self.builder.call(store, [value, address, I32(self.bytes), mask])
 
     def _masked(self, verb, result, arguments):
+        module = self.builder.module
         name = f"llvm.masked.{verb}.v{self.lanes}f{8 * self.bytes}.p0"
-        known = self.builder.module.globals
-        return known[name] if name in known else ir.Function(self.builder.module, ir.FunctionType(result, arguments), name)
+        if name not in module.globals:
+            ir.Function(module, ir.FunctionType(result, arguments), name)
+        return module.globals[name]

@@ -1,0 +1,152 @@
+"""The compiled kernels' cache, their announcements and their launches, each in a process of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinynet.kernels import jit
+
+CALLEE = "from tinynet.kernels.jit import inner\n@inner\ndef change(v):\n    return v + {number}\n"
+CALLER = """
+from tinynet.kernels.callee import change
+from tinynet.kernels.jit import inner, kernel, prange
+
+@kernel
+def change_all(a):
+    for i in prange(len(a)):
+        a[i] = change(a[i])
+
+@kernel
+def double_all(a):
+    for i in prange(len(a)):
+        a[i] *= 2
+"""
+SETUP = """
+import numpy as np
+from tinynet.kernels.caller import change_all, double_all
+a = np.zeros(3, np.float32)
+"""
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package of the same name with kernels of its own."""
+    kernels = tmp_path / "package" / "tinynet" / "kernels"
+    kernels.mkdir(parents=True)
+    (kernels.parent / "__init__.py").touch()
+    (kernels / "__init__.py").touch()
+    shutil.copy(jit.__file__, kernels)
+    (kernels / "callee.py").write_text(CALLEE.format(number=1))
+    (kernels / "caller.py").write_text(CALLER)
+    return kernels
+
+
+def run(package, code, cache, **environment):
+    """(stdout, stderr) of a process that runs `code` with that package"""
+    root = package.parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": str(cache), **environment}
+    command = [sys.executable, "-c", SETUP + code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
+CALL = "change_all(a); change_all(a); print(a[0])"
+
+
+def test_announced_once_and_cached(package, tmp_path):
+    out, err = run(package, CALL, tmp_path / "cache")
+    assert out == "2.0"
+    assert err.count("tinynet: compiling") == 1
+    assert err.startswith("tinynet: compiling change_all for float32 ... ") and err.endswith(" s\n")
+    assert run(package, CALL, tmp_path / "cache") == ("2.0", "")
+
+
+def test_edit_of_a_callee_in_another_file_is_seen(package, tmp_path):
+    run(package, CALL, tmp_path / "cache")
+    (package / "callee.py").write_text(CALLEE.format(number=7))
+    out, err = run(package, CALL, tmp_path / "cache")
+    assert out == "14.0"
+    assert "compiling change_all" in err
+
+
+def test_other_settings_are_other_kernels(package, tmp_path):
+    run(package, CALL, tmp_path / "cache")
+    assert "compiling change_all" in run(package, CALL, tmp_path / "cache", NUMBA_BOUNDSCHECK="1")[1]
+
+
+def test_no_place_to_write_warns_once_and_works(package, tmp_path):
+    (tmp_path / "file").touch()
+    out, err = run(package, "double_all(a); " + CALL, tmp_path / "file" / "cache")
+    assert out == "2.0"
+    assert err.count("RuntimeWarning: tinynet: compiled kernels cannot be kept on disk") == 1
+    assert err.count("tinynet: compiling") == 2
+
+
+def test_folder_that_disappears_warns_and_works(package, tmp_path):
+    cache = tmp_path / "cache"
+    vanish = f"import shutil; shutil.rmtree({str(cache)!r}); open({str(cache)!r}, 'w').close()"
+    out, err = run(package, f"double_all(a)\n{vanish}\n{CALL}", cache)
+    assert out == "2.0"
+    assert err.count("RuntimeWarning") == 1
+
+
+def test_damaged_files_are_compiled_again(package, tmp_path):
+    run(package, CALL, tmp_path / "cache")
+    for path in (tmp_path / "cache").rglob("*.nb?"):
+        path.write_bytes(b"damaged")
+    out, err = run(package, CALL, tmp_path / "cache")
+    assert out == "2.0"
+    assert "compiling change_all" in err
+
+
+def test_users_settings_of_numba_are_left_alone(package, tmp_path):
+    code = CALL + "\nimport numba.core.caching as c; print(c.FunctionCache._impl_class._locator_classes == " \
+                  "c.CacheImpl._locator_classes)"
+    assert run(package, code, tmp_path / "cache")[0].endswith("True")
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp"])
+def test_two_python_threads_may_launch_at_once(package, tmp_path, layer):
+    code = "\n".join([
+        "from concurrent.futures import ThreadPoolExecutor",
+        "try:",
+        "    change_all(a)",
+        "except ValueError:",
+        "    raise SystemExit(0)              # this layer is not installed",
+        "arrays = [np.zeros(1000, np.float32) for _ in range(400)]",
+        "with ThreadPoolExecutor(4) as pool: list(pool.map(change_all, arrays))",
+        "assert all((one == 1).all() for one in arrays)",
+    ])
+    run(package, code, tmp_path / "cache", NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+
+
+def test_plain_functions_without_jit(package, tmp_path):
+    code = CALL + "; print(type(change_all).__name__)"
+    out, err = run(package, code, tmp_path / "cache", NUMBA_DISABLE_JIT="1")
+    assert out.split() == ["2.0", "function"]
+    assert err == ""
+
+
+def test_old_folders_are_removed(tmp_path):
+    folders = [tmp_path / f"{i:016x}" for i in range(20)]
+    for age, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "kernel.nbc").touch()
+        used = folder.stat().st_mtime - age * (20 * 86400 if age == 3 else 1)
+        os.utime(folder, (used, used))
+    (tmp_path / "not-ours").mkdir()
+    jit._clean(tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert "not-ours" in left
+    assert folders[3].name not in left                            # 60 days old
+    assert left == [one.name for one in folders if one != folders[3]][:jit.KEPT_FOLDERS + 1] + ["not-ours"]
+
+
+def test_fingerprint_is_of_the_sources():
+    assert jit.FINGERPRINT == jit._fingerprint() and len(jit.FINGERPRINT) == 16
+    assert Path(jit.__file__).parent.joinpath("tile.py").exists()
