@@ -19,12 +19,12 @@ shapes = st.sampled_from([
 @pytest.mark.parametrize("symbol", ["+", "-", "*", "/"])
 def test_arithmetic_broadcasts_and_unbroadcasts(symbol, pair):
     fn = {"+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y, "/": lambda x, y: x / y}[symbol]
-    check_op(fn, fn, [draw(pair[0], 1), distinct(pair[1], 2)], nan=0 not in pair[0])
+    check_op(fn, fn, [draw(pair[0], 1), distinct(pair[1], 2)])
 
 
 @pytest.mark.parametrize("p", [2, 3, -1, 0.5, 1, 0])
 def test_power(p):
-    check_op(lambda x: x**p, lambda x: x**p, [draw((2, 3), low=0.5, high=2.0)], nan=p != 0)
+    check_op(lambda x: x**p, lambda x: x**p, [draw((2, 3), low=0.5, high=2.0)])
 
 
 def test_numbers_and_arrays_take_on_the_tensors_dtype():
@@ -43,7 +43,7 @@ matrices = st.sampled_from([
 @given(matrices)
 def test_matmul(pair):
     fn = lambda a, b: a @ b  # noqa: E731
-    check_op(fn, fn, [draw(pair[0], 1), draw(pair[1], 2)], nan=0 not in pair[0])
+    check_op(fn, fn, [draw(pair[0], 1), draw(pair[1], 2)])
 
 
 def test_matmul_sentences():

@@ -37,7 +37,7 @@ def test_of_equal_elements_the_first_takes_the_gradient(fn):
 @pytest.mark.parametrize("condition", [np.array([[True], [False]]), np.array([True, False, True])])
 def test_where(condition):
     check_op(lambda x, y: tn.where(condition, x, y), lambda x, y: np.where(condition, x, y),
-             [draw((2, 3), 1), draw((3,), 2)], nan=False)
+             [draw((2, 3), 1), draw((3,), 2)])
 
 
 def test_where_keeps_a_nan_that_was_not_taken_out_of_value_and_gradient():
