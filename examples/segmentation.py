@@ -277,7 +277,11 @@ def main(arguments=None):
             return train(options)
         training.make_folder(options.out)
         dataset = data.CamVid(options.data, options.split) if options.data else generated(options.split)
-        models = {str(path): restore(path, dataset) for path in options.evaluate}
+        models = {}
+        for path in options.evaluate:
+            model = restore(path, dataset)
+            name = "with skips" if model.skips else "without skips"
+            models[f"{name} ({path})" if name in models else name] = model
         report(models, dataset, Path(options.out) / f"{options.split}.png")
     except (OSError, ValueError) as error:  # what the user gave doesn't fit: the sentence is enough
         sys.exit(f"{type(error).__name__}: {error}")

@@ -62,6 +62,7 @@ def test_what_backward_does_not_read_stays_writable():
     y = x + 1
     writes(x.data)  # the gradient of a sum doesn't depend on x
     y.backward(np.ones(2, np.float32))
+    assert x.grad.data.tolist() == [1, 1]
 
 
 def test_two_graphs_keep_one_array():

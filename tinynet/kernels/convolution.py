@@ -94,10 +94,11 @@ def weight_gradient(x, y, geometry, kernel_hw):
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     few_outputs = groups == geometry.dilation[1] == 1 and O <= FLAT_ROWS < KW * CG
     shape = (KH, O, KW, CG) if few_outputs else (KH, KW, CG, O)
-    most = max(1, 2 ** 20 // math.prod(shape))           # more parts of so many weights would cost too much
-    parts = np.zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // ROWS))), *shape), x.dtype)
+    most = max(1, MOST_PARTIAL_WEIGHTS // math.prod(shape))
+    rows = max(1, min(y.shape[1], max(ROWS, PIXELS_AT_ONCE // max(1, y.shape[2]))))
+    parts = np.zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // rows))), *shape), x.dtype)
     columns = _columns_per_task(O // groups, len(parts))
-    window = _window(x, y, kernel_hw, geometry)
+    window = _window(x, y, kernel_hw, geometry, rows)
     add_weights(x, y, parts, window, columns, few_outputs, numba.get_num_threads())
     w = parts[0] if len(parts) == 1 else sum_parts(parts)
     return np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if few_outputs else w
@@ -300,23 +301,24 @@ def _gather_few_outputs(x, w, b, geometry, out_hw):
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 PIXELS_AT_ONCE = 256            # whose y, a tile's columns, and x, a tile's rows, stay in the first cache
+MOST_PARTIAL_WEIGHTS = 2 ** 20  # in all parts together: to add them up takes time, too
 
 
-def _window(x, y, kernel_hw, geometry):
-    """(KH, KW, sh, sw, top, left, dh, dw, groups, width, height), the last two of the scratch as in _plan"""
+def _window(x, y, kernel_hw, geometry, rows):
+    """(KH, KW, sh, sw, top, left, dh, dw, groups, rows, width, height), the last two of the scratch as in _plan"""
     (KH, KW), (sh, sw), ((top, _), (left, _)), (dh, dw), groups = kernel_hw, *geometry
     OH, OW = y.shape[1:3]
     width, height = [(n - 1) * s + (k - 1) * d + 1
-                     for n, s, k, d in ((OW, sw, KW, dw), (min(ROWS, OH), sh, KH, dh))]
+                     for n, s, k, d in ((OW, sw, KW, dw), (rows, sh, KH, dh))]
     if top == left == 0 and (OH - 1) * sh + (KH - 1) * dh < x.shape[1] and width <= x.shape[2]:
         width, height = x.shape[2], 0                        # all inside of the image: read it where it is
-    return KH, KW, sh, sw, top, left, dh, dw, groups, max(0, width), max(0, height)
+    return KH, KW, sh, sw, top, left, dh, dw, groups, rows, max(0, width), max(0, height)
 
 
 @kernel
 def add_weights(x, y, parts, window, columns, few_outputs, lanes):
     """parts[p] += the sum over the p-th part of all blocks of rows of y; a task is some columns of a part"""
-    _, _, _, _, _, _, _, _, groups, width, height = window
+    _, _, _, _, _, _, _, _, groups, _, width, height = window
     splits = (y.shape[3] // groups + columns - 1) // columns
     for lane in prange(lanes):
         scratch = np.empty(height * width * x.shape[3], x.dtype)
@@ -327,15 +329,15 @@ def add_weights(x, y, parts, window, columns, few_outputs, lanes):
 
 @inner
 def _add_part(x, y, parts, p, o, columns, few_outputs, scratch, window):
-    KH, _, sh, _, top, left, dh, _, _, width, height = window
+    KH, _, sh, _, top, left, dh, _, _, rows, width, height = window
     N, H, _, C = x.shape
     _, OH, OW, _ = y.shape
     sums = parts[p].reshape(-1)
-    blocks = (OH + ROWS - 1) // ROWS
+    blocks = (OH + rows - 1) // rows
     at_once = max(1, PIXELS_AT_ONCE // max(1, OW))
     for t in range(p * N * blocks // len(parts), (p + 1) * N * blocks // len(parts)):
-        n, i0 = t // blocks, t % blocks * ROWS
-        i1 = min(OH, i0 + ROWS)
+        n, i0 = t // blocks, t % blocks * rows
+        i1 = min(OH, i0 + rows)
         h0 = i0 * sh - top
         if height > 0:
             _load_rows(x, n, h0, (i1 - 1) * sh - top + (KH - 1) * dh + 1, -left, width, scratch)
@@ -356,7 +358,7 @@ def _add_rows(place, lines, y, sums, window, o, columns, few_outputs):
     """
     n, i, count = place
     x, at, pitch, C = lines
-    KH, KW, sh, sw, _, _, dh, dw, groups, _, _ = window
+    KH, KW, sh, sw, _, _, dh, dw, groups, _, _, _ = window
     _, OH, OW, O = y.shape
     CG, OG = C // groups, O // groups
     flat, from_y, pixels = y.reshape(-1), (n * OH + i) * OW * O, (count, 1, OW)
