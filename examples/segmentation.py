@@ -83,6 +83,11 @@ SCENES = {"epochs": 9, "batch_size": 8, "lr": 4e-3, "balance": 0.3, "widths": (1
 PHOTOS = {"epochs": 70, "batch_size": 4, "lr": 3e-3, "balance": 0.5, "widths": (16, 32, 64, 128, 192)}
 
 
+def load(split, folder):
+    """The images of a split with their masks: of the folder, or generated ones if there is none."""
+    return data.CamVid(folder, split, cache=True) if folder else generated(split)
+
+
 def generated(split):
     """Drawn street scenes; those of "val" are none of those of "train"."""
     count, seed = {"train": (1000, 0), "val": (100, 1)}.get(split, (0, 0))
@@ -129,10 +134,9 @@ def class_weights(dataset, balance, most=400):
 
 
 def train(options):
-    """Train as the options say; prints the figures and gives back the trained model's mean IoU."""
+    """Train as the options say; prints the figures and draws what the trained network sees."""
     training.make_folder(options.out)
-    train_set, val_set = (data.CamVid(options.data, s, cache=True) if options.data else generated(s)
-                          for s in ("train", options.split))
+    train_set, val_set = load("train", options.data), load(options.split, options.data)
     tn.manual_seed(options.seed)
     classes, widths = list(train_set.classes), options.widths
     model = FCN(len(classes), widths, skips=options.skips)
@@ -198,7 +202,7 @@ def restore(path, dataset):
     """The model of a checkpoint, which must be one for the data set's classes."""
     description = read_description(path)
     config = description["config"]
-    if description["model"] != "FCN" or config["classes"] != list(dataset.classes):
+    if description["model"] != "FCN" or config.get("classes") != list(dataset.classes):
         raise ValueError(f"--evaluate {path}: it holds a {description['model']} for the classes "
                          f"{config.get('classes')}, but the data's are {list(dataset.classes)}")
     model = FCN(len(dataset.classes), config["widths"], skips=config["skips"])
@@ -274,9 +278,10 @@ def main(arguments=None):
     options = parse(arguments)
     try:
         if not options.evaluate:
-            return train(options)
+            train(options)
+            return
         training.make_folder(options.out)
-        dataset = data.CamVid(options.data, options.split) if options.data else generated(options.split)
+        dataset = load(options.split, options.data)
         models = {}
         for path in options.evaluate:
             model = restore(path, dataset)
