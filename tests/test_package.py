@@ -59,7 +59,8 @@ from tinynet import nn, optim
 tn.manual_seed(0)
 model = nn.Sequential(
     nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(2, 4), nn.GELU(),
-    nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1), nn.Upsample(2, mode="bilinear"), nn.AvgPool2d(2), nn.Conv2d(4, 3, 1),
+    nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1), nn.Upsample(2, mode="bilinear"), nn.AvgPool2d(2),
+    nn.Conv2d(4, 3, 1),
 )
 optimizer = optim.Adam(model.parameters(), lr=0.01)
 images = np.random.default_rng(0).random((2, 6, 8, 3), dtype=np.float32)
