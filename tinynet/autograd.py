@@ -62,11 +62,6 @@ def no_grad():
     return _switched("recording", False)
 
 
-def is_grad_enabled():
-    """Whether operations are being recorded in this thread."""
-    return _mode.recording
-
-
 def detect_anomaly():
     """Within this context the first NaN or Inf that an operation makes raises, forward or backward.
 
