@@ -9,6 +9,7 @@ from benchmarks.measure import alternate, checked_error, number, row, small, tab
 from benchmarks.torch_side import LAYOUTS, from_torch, to_torch, torch, weight_from_torch, weight_to_torch
 from tinynet.kernels.convolution import gather, scatter, weight_gradient
 from tinynet.kernels.matmul import matmul
+from tinynet.kernels.memory import aligned
 from tinynet.shapes import Geometry
 
 F = torch.nn.functional
@@ -114,7 +115,7 @@ def cases():
     rng = np.random.default_rng(0)
 
     def random(*shape):
-        return rng.standard_normal(shape, dtype=np.float32)
+        return aligned(rng.standard_normal(shape, dtype=np.float32))     # as both frameworks' own arrays are
 
     for c in CONVOLUTIONS:
         x = random(BATCH, c.size, c.size, c.c_in)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from tinynet.kernels.jit import kernel, prange
+from tinynet.kernels.memory import empty
 
 CHUNK = 8192  # numbers that one thread takes at a time; for fewer in all, NumPy is faster than waking threads
 
@@ -13,7 +14,7 @@ def relu(x):
     """max(x, 0), where a NaN stays a NaN."""
     if x.size <= CHUNK:
         return np.maximum(x, 0)
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     _relu(np.ascontiguousarray(x).reshape(-1), y.reshape(-1))
     return y
 
@@ -31,7 +32,7 @@ def relu_grad(gy, y):
     """gy where y > 0 (or y is NaN), else 0: the gradient of y = relu(x) in x, as a function of y."""
     if y.size <= CHUNK:
         return np.where(y <= 0, y.dtype.type(0), gy)
-    gx = np.empty(y.shape, y.dtype)
+    gx = empty(y.shape, y.dtype)
     _relu_grad(np.ascontiguousarray(gy).reshape(-1), np.ascontiguousarray(y).reshape(-1), gx.reshape(-1))
     return gx
 
@@ -48,7 +49,7 @@ def _relu_grad(gy, y, gx):
 
 def normal_cdf(x):
     """P(X <= x), X standard normal: erfc(-x / sqrt 2) / 2, exact on the far left too, where 1 + erf is 0."""
-    p = np.empty(x.shape, x.dtype)
+    p = empty(x.shape, x.dtype)
     _normal_cdf(np.ascontiguousarray(x).reshape(-1), p.reshape(-1))
     return p
 

@@ -35,6 +35,7 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
+from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.tile import FLAT_ROWS, NEXT, STAY, block
 
 ROWS = 8                        # of pixels a task, read into its scratch: they stay in the second cache
@@ -56,7 +57,7 @@ def gather(x, w, b, geometry, out_hw):
         return _gather_few_outputs(x, w, b, geometry, out_hw)
     axes = tuple(_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     O = w.shape[3]
-    w, size = np.ascontiguousarray(w), (*out_hw, O)
+    w, size = aligned(w), (*out_hw, O)
     return _correlate(x, w, b, axes, geometry.groups, O // geometry.groups, size)
 
 
@@ -73,7 +74,7 @@ def scatter(y, w, b, geometry, out_hw):
     """
     axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     CG, O = w.shape[2:]
-    turned = np.ascontiguousarray(w.swapaxes(2, 3))      # the tile wants output channels, now c, side by side
+    turned = aligned(w.swapaxes(2, 3))      # the tile wants output channels, now c, side by side
     size = *out_hw, CG * geometry.groups
     return _correlate(y, turned, b, axes, geometry.groups, O // geometry.groups * CG, size)
 
@@ -96,7 +97,7 @@ def weight_gradient(x, y, geometry, kernel_hw):
     shape = (KH, O, KW, CG) if few_outputs else (KH, KW, CG, O)
     most = max(1, MOST_PARTIAL_WEIGHTS // math.prod(shape))
     rows = max(1, min(y.shape[1], max(ROWS, PIXELS_AT_ONCE // max(1, y.shape[2]))))
-    parts = np.zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // rows))), *shape), x.dtype)
+    parts = zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // rows))), *shape), x.dtype)
     columns = _columns_per_task(O // groups, len(parts))
     window = _window(x, y, kernel_hw, geometry, rows)
     add_weights(x, y, parts, window, columns, few_outputs, numba.get_num_threads())
@@ -168,7 +169,7 @@ def _correlate(source, weights, bias, axes, groups, group_step, size):
     weights (KH, KW, rows, columns): those of a group begin group_step elements after those of the one before.
     """
     source = np.ascontiguousarray(source)
-    target = np.empty((len(source), *size), source.dtype)
+    target = empty((len(source), *size), source.dtype)
     bias = np.zeros(size[2], source.dtype) if bias is None else np.ascontiguousarray(bias)
     columns = _columns_per_task(size[2] // groups, len(source) * -(-size[0] // ROWS))
     splits = -(-size[2] // (groups * columns))
@@ -289,7 +290,7 @@ def _gather_few_outputs(x, w, b, geometry, out_hw):
     the i-th of the four has the weights shifted by i. Windows grow by three taps of zeros, and so does the
     reach of a NaN."""
     KH, KW, C, O = w.shape
-    wide = np.zeros((KH, KW + PIXELS - 1, C, PIXELS, O), w.dtype)
+    wide = zeros((KH, KW + PIXELS - 1, C, PIXELS, O), w.dtype)
     for i in range(PIXELS):
         wide[:, i:i + KW, :, i] = w
     b = None if b is None else np.tile(b, PIXELS)

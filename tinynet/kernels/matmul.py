@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.memory import aligned, empty
 from tinynet.kernels.tile import STAY, block
 
 # A task is ROWS x COLUMNS of C and goes over K by DEPTH: so much of B (128 KB in float32) stays in the second
@@ -34,7 +35,7 @@ def matmul(a, b):
 
 def sum_parts(parts):
     """parts[0] + parts[1] + ..., in this order."""
-    total = np.empty(parts.shape[1:], parts.dtype)
+    total = empty(parts.shape[1:], parts.dtype)
     add_parts(parts.reshape(len(parts), -1), total.reshape(-1))
     return total
 
@@ -46,17 +47,17 @@ def _product(a, b):
     if b_column != 1:
         if M * (K + N) < K * N:
             return _turned(_product(b.swapaxes(1, 2), _turned(a)))
-        b_flat, b_k = np.ascontiguousarray(b).reshape(-1), N
+        b_flat, b_k = aligned(b).reshape(-1), N
     a_flat, a_row, a_k = _flat(a)
     tasks = batch * -(-M // ROWS) * -(-N // COLUMNS)
     parts = max(1, min(-(-TASKS // max(1, tasks)), K // DEPTH))
-    c = np.empty((parts, batch, M, N), a.dtype)
+    c = empty((parts, batch, M, N), a.dtype)
     multiply(a_flat, a_row, a_k, b_flat, b_k, np.zeros(N, a.dtype), c, K)
     return c[0] if parts == 1 else sum_parts(c)
 
 
 def _turned(a):
-    return np.ascontiguousarray(a.swapaxes(1, 2))
+    return aligned(a.swapaxes(1, 2))
 
 
 def _flat(a):

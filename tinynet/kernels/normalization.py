@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.memory import empty
 
 CHUNKS = 64  # at most: enough to keep many cores busy
 CHUNK_POSITIONS = 32  # at least: fewer are not worth a task
@@ -47,7 +48,7 @@ def statistics(x, groups):
 
 def normalize(x, mean, rstd, w, b):
     """y = (x - mean) rstd w + b; w and b may be None."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     standardize(
         np.ascontiguousarray(x), mean, rstd, _or_constant(w, 1, x), _or_constant(b, 0, x), chunks(x.shape), y
     )
@@ -83,7 +84,7 @@ def sums_of_gradient(gy, x, mean, rstd, w):
 
 def normalize_gradient(gy, x, mean, rstd, w, sums):
     """gx = rstd (w gy - A(w gy) - xh A(w gy xh))."""
-    gx = np.empty(x.shape, x.dtype)
+    gx = empty(x.shape, x.dtype)
     gy, x, w = np.ascontiguousarray(gy), np.ascontiguousarray(x), _or_constant(w, 1, x)
     input_gradient(gy, x, mean, rstd, w, sums.gradient, sums.correlation, chunks(x.shape), gx)
     return gx

@@ -13,6 +13,7 @@ channels.
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.memory import empty
 
 
 def max_pool(x, kernel_size, stride, padding, size):
@@ -21,22 +22,22 @@ def max_pool(x, kernel_size, stride, padding, size):
     stride is (sh, sw), padding (top, left): what lies below and to the right follows from `size`.
     """
     n, _, _, channels = x.shape
-    y = np.empty((n, *size, channels), x.dtype)
-    place = np.empty(y.shape, np.uint8 if kernel_size[0] * kernel_size[1] <= 256 else np.int32)
+    y = empty((n, *size, channels), x.dtype)
+    place = empty(y.shape, np.uint8 if kernel_size[0] * kernel_size[1] <= 256 else np.int32)
     pool(np.ascontiguousarray(x), *kernel_size, *stride, *padding, y, place)
     return y, place
 
 
 def max_pool_scatter(gy, place, shape, kernel_size, stride, padding):
     """Bring gy back to where the maxima were found, in an array of the input's shape."""
-    gx = np.empty(shape, gy.dtype)
+    gx = empty(shape, gy.dtype)
     scatter(np.ascontiguousarray(gy), place, *kernel_size, *stride, *padding, gx)
     return gx
 
 
 def max_pool_gather(x, place, kernel_size, stride, padding):
     """Read x where the maxima were found."""
-    y = np.empty(place.shape, x.dtype)
+    y = empty(place.shape, x.dtype)
     gather(np.ascontiguousarray(x), place, *kernel_size, *stride, *padding, y)
     return y
 

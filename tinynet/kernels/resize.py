@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinynet.kernels.jit import kernel, prange
+from tinynet.kernels.memory import empty
 
 
 class Taps(NamedTuple):
@@ -75,7 +76,7 @@ def resample(x, rows, columns, divisor=1):
 
     All sums are divided by `divisor`: so the mean of ones is one, which 1/3 as a tap's weight wouldn't give.
     """
-    y = np.empty((x.shape[0], rows.outputs, columns.outputs, x.shape[3]), x.dtype)
+    y = empty((x.shape[0], rows.outputs, columns.outputs, x.shape[3]), x.dtype)
     a, b = rows.weight.astype(x.dtype), columns.weight.astype(x.dtype)
     x = np.ascontiguousarray(x)
     separable_map(x, rows.start, rows.index, a, columns.start, columns.index, b, x.dtype.type(divisor), y)

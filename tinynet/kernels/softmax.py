@@ -17,6 +17,7 @@ import math
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.memory import empty
 
 LANES = 64  # pixels in a block; a multiple of every vector length
 CHUNK = 4 * LANES  # pixels that one thread takes at a time
@@ -42,7 +43,7 @@ def softmax_cross_entropy(logits, target, hard, soft, scale, with_gradient):
     logits, target = np.ascontiguousarray(logits), np.ascontiguousarray(target)
     hard, soft = np.ascontiguousarray(hard, dtype), np.ascontiguousarray(soft, dtype)
     loss = np.empty(M, dtype)
-    gradient = np.empty((M if with_gradient else 0, K), dtype)
+    gradient = empty((M if with_gradient else 0, K), dtype)
     _cross_entropy(logits, target, hard, soft, dtype.type(scale), loss, gradient)
     return loss, gradient if with_gradient else None
 
