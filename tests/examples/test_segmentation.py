@@ -140,3 +140,87 @@ def test_a_checkpoint_of_other_classes_is_refused(few_scenes, tmp_path, monkeypa
     monkeypatch.setattr(data.Scenes, "classes", ("only", "these"))
     with pytest.raises(SystemExit, match="it holds a FCN for the classes"):
         segmentation.main(["--evaluate", str(tmp_path / "checkpoint.safetensors"), "--out", str(tmp_path / "again")])
+
+
+def test_compare_trains_both_and_goes_on_where_it_was(few_scenes, tmp_path, capsys):
+    options = ["--epochs", "1", "--batch-size", "2", "--widths", "4", "8", "8", "--compare", "--out", str(tmp_path)]
+    segmentation.main(options)
+    printed = capsys.readouterr().out
+    assert "FCN without skips" in printed and "FCN with skips" in printed and "within 3 px of a border" in printed
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    segmentation.main([*options, "--resume"])  # both are done: only the comparison is made again
+    assert capsys.readouterr().out.endswith(printed[printed.index("\nwithout skips:"):])
+    checkpoints = [str(tmp_path / name / "checkpoint.safetensors") for name in ("without-skips", "with-skips")]
+    segmentation.main(["--evaluate", *checkpoints, "--out", str(tmp_path)])
+    assert capsys.readouterr().out == printed[printed.index("\nwithout skips:"):].replace("compare.png", "val.png")
+
+
+@pytest.mark.parametrize("loss", ["bce", "dice"])
+def test_foreground_is_found_and_cut_out(loss, few_scenes, tmp_path, capsys):
+    run(tmp_path, "--foreground", "Sky, building", "--loss", loss)
+    rows = list(csv.DictReader(open(tmp_path / "metrics.csv")))
+    assert list(rows[0])[4:] == ["iou", "precision", "recall"]
+    printed = capsys.readouterr().out
+    assert "sky+building" in printed and (tmp_path / "scenes.png").exists()
+    segmentation.main(["--evaluate", str(tmp_path / "checkpoint.safetensors"), "--out", str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[-2] == printed.splitlines()[-2]
+
+
+def test_foreground_masks_keep_void():
+    class Two:
+        classes, palette, ignore_index = ("sky", "car"), np.zeros((2, 3)), 11
+
+        def __getitem__(self, i):
+            return "image", np.array([[0, 1, 11]])
+
+    dataset = segmentation.Foreground(Two(), "Car")
+    assert dataset.classes == ("rest", "car")
+    np.testing.assert_array_equal(dataset[0][1], [[0, 1, 11]])
+    with pytest.raises(ValueError, match="no class 'cow'; classes are sky, car"):
+        segmentation.Foreground(Two(), "car,cow")
+
+
+def test_losses_of_the_foreground_leave_void_out(monkeypatch):
+    monkeypatch.setattr(segmentation, "class_weights", lambda dataset, balance: np.array([1, 2], np.float32))
+    logits = tn.Tensor(np.linspace(-2, 2, 6).reshape(1, 2, 3, 1))
+    masks = np.array([[[0, 1, 1], [11, 0, 11]]], np.uint8)
+    x, t = logits.numpy().reshape(2, 3)[masks[0] != 11], masks[0][masks[0] != 11]
+    p = 1 / (1 + np.exp(-x))
+    expected = {"bce": -np.mean(2 * t * np.log(p) + (1 - t) * np.log(1 - p)),
+                "dice": 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)}
+
+    class Void:
+        ignore_index = 11
+
+    for name, value in expected.items():
+        options = segmentation.parse(["--foreground", "car", "--loss", name])
+        assert segmentation.loss_function(Void, options)(logits, masks).item() == pytest.approx(value, rel=1e-5)
+
+
+def test_border_band_is_what_lies_near_another_class():
+    mask = np.zeros((9, 12), np.uint8)
+    mask[:, 7:] = 3
+    mask[0, 0] = 11
+    expected = np.array([[any(mask[a, b] != mask[i, j] for a in range(max(0, i - 2), min(9, i + 3))
+                              for b in range(max(0, j - 2), min(12, j + 3))) for j in range(12)] for i in range(9)])
+    np.testing.assert_array_equal(segmentation.border_band(mask, 2), expected)
+    assert not segmentation.border_band(np.ones((2, 2), np.uint8)).any()
+
+
+def test_near_and_elsewhere_are_everything(few_scenes):
+    tn.manual_seed(0)
+    model = FCN(9, widths=(4, 8)).eval()
+    parts = segmentation.evaluate(model, segmentation.generated("val"))
+    assert parts["everywhere"].matrix.sum() == 6 * 32 * 40
+    np.testing.assert_array_equal(parts["everywhere"].matrix, parts["border"].matrix + parts["elsewhere"].matrix)
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--compare", "--no-skips"], "--compare trains with skips and without"),
+    (["--loss", "dice"], "name its classes with --foreground"),
+    (["--evaluate", "a", "b", "c"], "3 checkpoints"),
+])
+def test_options_that_contradict_are_refused(options, sentence, capsys):
+    with pytest.raises(SystemExit):
+        segmentation.main(options)
+    assert sentence in capsys.readouterr().err
