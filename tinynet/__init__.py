@@ -2,6 +2,7 @@
 
 from tinynet.autograd import GraphError, detect_anomaly, grad, no_grad
 from tinynet.gradcheck import GradientError, gradcheck, gradgradcheck
+from tinynet.kernels.winograd import exact_convolution
 from tinynet.ops import *  # noqa: F403  (ops.__all__ lists them)
 from tinynet.ops import __all__ as _ops
 from tinynet.random import manual_seed
@@ -9,6 +10,6 @@ from tinynet.safetensors import load, save
 from tinynet.tensor import Tensor
 
 __all__ = [
-    "Tensor", "GraphError", "GradientError", "detect_anomaly", "grad", "gradcheck", "gradgradcheck", "no_grad",
-    "manual_seed", "load", "save", *_ops,
+    "Tensor", "GraphError", "GradientError", "detect_anomaly", "exact_convolution", "grad", "gradcheck",
+    "gradgradcheck", "no_grad", "manual_seed", "load", "save", *_ops,
 ]

@@ -24,6 +24,8 @@ channels, a pixel's window starts at j*s*C, its tap v at v*d*C, its channel c at
 tile (tile.py). Its rows are pixels, its columns output channels, and its sum runs over u, v and c. For the
 weight gradient, its rows are u, v and c, and its sum runs over pixels.
 
+Where it is faster, winograd.py computes the same with fewer multiplications.
+
     N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y
     groups: each from C/groups to O/groups channels
 """
@@ -33,10 +35,12 @@ import math
 import numba
 import numpy as np
 
+from tinynet.kernels import winograd
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.tile import FLAT_ROWS, NEXT, STAY, block
+from tinynet.kernels.window import load_window
 
 ROWS = 8                        # of pixels a task, read into its scratch: they stay in the second cache
 COLUMNS = 64                    # output channels at least, where a task does not do all of them
@@ -53,6 +57,10 @@ def gather(x, w, b, geometry, out_hw):
     array([[4., 4.],
            [4., 4.]])
     """
+    if winograd.pays(w.shape, out_hw, x.dtype, geometry):
+        y = winograd.gather(x, w, b, geometry, out_hw)
+        if y is not None:
+            return y
     if _has_few_outputs(w, geometry, out_hw):
         return _gather_few_outputs(x, w, b, geometry, out_hw)
     axes = tuple(_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry))
@@ -72,6 +80,10 @@ def scatter(y, w, b, geometry, out_hw):
            [2., 4., 2.],
            [1., 2., 1.]])
     """
+    if winograd.pays(w.shape, y.shape[1:3], y.dtype, geometry):
+        x = winograd.scatter(y, w, b, geometry, out_hw)
+        if x is not None:
+            return x
     axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     CG, O = w.shape[2:]
     turned = aligned(w.swapaxes(2, 3))      # the tile wants output channels, now c, side by side
@@ -91,6 +103,10 @@ def weight_gradient(x, y, geometry, kernel_hw):
     array([[4., 4.],
            [4., 4.]])
     """
+    if winograd.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3], x.dtype, geometry):
+        w = winograd.weight_gradient(x, y, geometry, kernel_hw)
+        if w is not None:
+            return w
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     few_outputs = groups == geometry.dilation[1] == 1 and O <= FLAT_ROWS < KW * CG
@@ -204,7 +220,7 @@ def _correlate_rows(place, scratch, source, weights, bias, target, tables, windo
     _, H, _, C = source.shape
     if height > 0:
         top, bottom = bands[i]
-        _load_rows(source, n, top, bottom, left, width, scratch)
+        load_window(source, n, top, bottom, left, width, scratch)
         lines = scratch, -(top * width + left) * C, width * C, C
     else:
         lines = source.reshape(-1), n * H * width * C, width * C, C
@@ -240,38 +256,6 @@ def _correlate_phase(place, lines, weights, bias, target, down, f, across, g, sp
               (bias, m, STAY, STAY),
               (target.reshape(-1), to + m, len(down) * TW * M, len(across) * M),
               counts, (rows, (TW - g + len(across) - 1) // len(across)), min(columns, MG - o))
-
-
-@inner
-def _load_rows(x, n, top, bottom, left, width, scratch):
-    """scratch = x[n, top:bottom, left:left + width], zero where that lies outside of the image"""
-    _, H, W, C = x.shape
-    flat = x.reshape(-1)
-    begin, end = max(0, -left), min(width, W - left)
-    for h in range(top, bottom):
-        line = scratch[(h - top) * width * C:(h - top + 1) * width * C]
-        if h < 0 or h >= H or begin >= end:
-            _clear(line)
-        else:
-            at = ((n * H + h) * W + left) * C
-            _clear(line[:begin * C])
-            _copy(flat[at + begin * C:at + end * C], line[begin * C:end * C])
-            _clear(line[end * C:])
-
-
-# These loops run over slices, from 0: with an offset, line[begin + i], LLVM would not vectorise them. (And to
-# assign slice to slice takes numba 1.5 s to compile.)
-
-@inner
-def _copy(source, target):
-    for i in range(len(target)):
-        target[i] = source[i]
-
-
-@inner
-def _clear(target):
-    for i in range(len(target)):
-        target[i] = 0
 
 
 # ---- Gather for few outputs: several pixels side by side fill a vector -------------------------------------
@@ -341,7 +325,7 @@ def _add_part(x, y, parts, p, o, columns, few_outputs, scratch, window):
         i1 = min(OH, i0 + rows)
         h0 = i0 * sh - top
         if height > 0:
-            _load_rows(x, n, h0, (i1 - 1) * sh - top + (KH - 1) * dh + 1, -left, width, scratch)
+            load_window(x, n, h0, (i1 - 1) * sh - top + (KH - 1) * dh + 1, -left, width, scratch)
             lines, origin = scratch, 0
         else:
             lines, origin = x.reshape(-1), (n * H + h0) * width * C

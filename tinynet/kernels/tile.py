@@ -22,6 +22,8 @@ zero), and sums that go on (S is C).
 
 The loop is emitted as LLVM vector instructions: left to itself, a compiler finds half of this speed.
 """
+import functools
+
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
@@ -112,10 +114,10 @@ def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns):
 
     def codegen(context, builder, signature, arguments):
         pairs = zip(signature.args[2:6], arguments[2:6], strict=True)
-        operands = [_Operand(context, builder, *pair) for pair in pairs]
+        operands = [Operand(context, builder, *pair) for pair in pairs]
         counts, rows = [[builder.extract_value(each, i) for i in range(3)] for each in arguments[6:8]]
         left, columns = rows[2], arguments[8]
-        vector = _Vector(builder, signature.args[2][0].dtype)
+        vector = Vector(builder, signature.args[2][0].dtype)
         is_whole = builder.icmp_signed(">=", columns, I64(width * vector.lanes))
         with builder.if_else(is_whole) as (then, otherwise):
             with then:
@@ -225,7 +227,7 @@ def _loop(builder, count, values, body):
     return new
 
 
-class _Operand:
+class Operand:
     """(array, offset, steps...): a pointer to where it begins, and the steps."""
 
     def __init__(self, context, builder, type_, value):
@@ -240,7 +242,7 @@ class _Operand:
         return address
 
 
-class _Vector:
+class Vector:
     """The vector operations for one element type."""
 
     def __init__(self, builder, dtype):
@@ -263,6 +265,24 @@ class _Vector:
     def multiply_add(self, x, y, z):
         """x * y + z, which "contract" allows to be one instruction"""
         return self.builder.fadd(self.builder.fmul(x, y, flags=("contract",)), z, flags=("contract",))
+
+    def constant(self, number):
+        return ir.Constant(self.type, [float(number)] * self.lanes)
+
+    def add(self, x, y):
+        return self.builder.fadd(x, y, flags=("contract",))
+
+    def subtract(self, x, y):
+        return self.builder.fsub(x, y, flags=("contract",))
+
+    def multiply(self, x, y):
+        return self.builder.fmul(x, y, flags=("contract",))
+
+    def sum(self, vectors):
+        """All lanes of all vectors in one number."""
+        total = functools.reduce(self.add, vectors)
+        lanes = [self.builder.extract_element(total, I32(i)) for i in range(self.lanes)]
+        return functools.reduce(self.add, lanes)
 
     def mask(self, count):
         """true in the first `count` lanes"""

@@ -1,0 +1,151 @@
+"""Winograd's convolution: exact matrices, tiles against the direct sum in float64, adjoints, NaN, threads."""
+
+from fractions import Fraction
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinynet as tn
+from tinynet.kernels import convolution, winograd
+from tinynet.kernels import winograd_transform as transforms
+from tinynet.shapes import Geometry, conv_output_size
+
+
+def geometry(kind, padding):
+    return Geometry((kind, kind), padding, (1, 1), 1)
+
+
+def case(kind, N, hw, padding, C, O):
+    """x, w, y, a bias for each side and the geometry, of a 3x3 convolution (kind 1) or a 4x4 one of stride 2 (2)"""
+    random = np.random.default_rng(0)
+    k = 2 + kind
+    y_hw = [conv_output_size(n, k, kind, sum(p), 1) for n, p in zip(hw, padding, strict=True)]
+    shapes = (N, *hw, C), (k, k, C, O), (N, *y_hw, O), (C,), (O,)
+    return *(random.standard_normal(shape, dtype=np.float32) for shape in shapes), geometry(kind, padding)
+
+
+def both(x, w, y, bx, by, how, exactly=False):
+    """{operation: result}, by Winograd in float32 or by the direct sum in float64."""
+    k = convolution if exactly else winograd
+    x, w, y, bx, by = (a.astype(np.float64) if exactly else a for a in (x, w, y, bx, by))
+    return {"gather": k.gather(x, w, by, how, y.shape[1:3]), "scatter": k.scatter(y, w, bx, how, x.shape[1:3]),
+            "weight_gradient": k.weight_gradient(x, y, how, w.shape[:2])}
+
+
+def relative(got, expected):
+    return np.abs(got - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("r", [2, 3])
+def test_the_matrices_are_exact(r):
+    """In fractions, with the scale of B^T and G left out: not a digit may differ from the definition."""
+    m = transforms.N + 1 - r
+    random = np.random.default_rng(r)
+    x, w = ([Fraction(int(i), 7) for i in random.integers(-9, 9, n)] for n in (transforms.N, r))
+    bt, g, a = transforms.interpolation(), transforms.evaluation(r), transforms.evaluation(m)
+    y = a.T @ ((g @ w) * (bt @ x))
+    assert list(y) == [sum(x[i + t] * w[t] for t in range(r)) for i in range(m)]
+
+
+@pytest.mark.parametrize("r", [2, 3])
+def test_scaled_matrices_do_the_same(r):
+    x, w = np.random.default_rng(0).random((6, 6)), np.random.default_rng(1).random((r, r))
+    bt, g, at = (transforms.MATRICES[name] for name in ("BT", f"G{r}", f"AT{r}"))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (r, r))
+    np.testing.assert_allclose(at @ ((g @ w @ g.T) * (bt @ x @ bt.T)) @ at.T, np.einsum("ijab,ab", windows, w))
+
+
+@given(kind=st.sampled_from([1, 2]), N=st.integers(1, 2), hw=st.tuples(st.integers(5, 15), st.integers(5, 15)),
+       padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+       C=st.sampled_from([16, 32]), O=st.sampled_from([16, 48]))
+def test_equals_the_direct_sum(kind, N, hw, padding, C, O):
+    arguments = case(kind, N, hw, padding, C, O)
+    exact = both(*arguments, exactly=True)
+    for name, result in both(*arguments).items():
+        assert result.dtype == np.float32 and result.shape == exact[name].shape
+        assert relative(result, exact[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("kind, hw, C, O", [(1, 24, 64, 64), (1, 16, 128, 128), (1, 8, 256, 256), (2, 32, 64, 128)])
+def test_the_stated_error_holds(kind, hw, C, O):
+    """some 1e-5 of the largest result, for each class of shapes that the examples have"""
+    arguments = case(kind, 4, (hw, hw), ((1, 1), (1, 1)), C, O)
+    exact = both(*arguments, exactly=True)
+    for name, result in both(*arguments).items():
+        assert relative(result, exact[name]) < 2e-5, name
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_adjoints(kind):
+    """<gather(x, w), y> = <x, scatter(y, w)> = <w, weight_gradient(x, y)>"""
+    x, w, y, bx, by, how = case(kind, 2, (14, 11), ((1, 2), (0, 1)), 32, 32)
+    results = both(x, w, y, 0 * bx, 0 * by, how)
+    one, two, three = (np.vdot(a.astype(float), b) for a, b in zip(results.values(), (y, x, w), strict=True))
+    size = np.linalg.norm(results["gather"].astype(float)) * np.linalg.norm(y)
+    assert abs(one - two) < 1e-5 * size and abs(one - three) < 1e-5 * size
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("name", ["x", "w", "y"])
+def test_what_is_not_finite_takes_the_direct_way(value, name):
+    """So that it reaches no pixel that it would not reach there; a number near the largest may overflow within."""
+    x, w, y, bx, by, how = case(1, 1, (12, 12), ((1, 1), (1, 1)), 32, 32)
+    {"x": x, "w": w, "y": y}[name][0, 1, 0, 5] = value
+    def run():
+        return {"gather": convolution.gather(x, w, by, how, (12, 12)),
+                "scatter": convolution.scatter(y, w, bx, how, (12, 12)),
+                "weight_gradient": convolution.weight_gradient(x, y, how, (3, 3))}
+
+    public = run()
+    with tn.exact_convolution():
+        direct = run()
+    for key, result in public.items():
+        np.testing.assert_array_equal(np.isfinite(result), np.isfinite(direct[key]), err_msg=key)
+        np.testing.assert_array_equal(np.isnan(result), np.isnan(direct[key]), err_msg=key)
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_one_and_two_threads_give_the_same_bits(kind):
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("this machine has one core")
+    arguments = case(kind, 5, (22, 27), ((1, 1), (1, 1)), 32, 32)
+    results = []
+    for threads in (1, 2):
+        numba.set_num_threads(threads)
+        results.append(both(*arguments))
+    for name in results[0]:
+        np.testing.assert_array_equal(results[0][name], results[1][name])
+
+
+def test_an_image_does_not_depend_on_its_company():
+    x, w, y, _, by, how = case(1, 9, (13, 14), ((1, 1), (1, 1)), 32, 32)
+    together = convolution.gather(x, w, by, how, y.shape[1:3])
+    for n in (0, 4, 8):
+        np.testing.assert_array_equal(convolution.gather(x[n:n + 1], w, by, how, y.shape[1:3])[0], together[n])
+
+
+def test_which_convolutions_go_this_way():
+    how = geometry(1, ((1, 1), (1, 1)))
+    pays = winograd.pays
+    assert pays((3, 3, 32, 48), (12, 12), np.float32, how)
+    assert pays((4, 4, 32, 48), (10, 10), np.float32, geometry(2, ((1, 1), (1, 1))))
+    assert not pays((3, 3, 32, 48), (12, 12), np.float64, how)
+    assert not pays((3, 3, 32, 40), (12, 12), np.float32, how)       # no whole vectors
+    assert not pays((3, 3, 16, 64), (12, 12), np.float32, how)
+    assert not pays((3, 3, 64, 64), (5, 5), np.float32, how)         # 2 x 2 tiles of 4 x 4 would be mostly empty
+    assert not pays((5, 5, 64, 64), (12, 12), np.float32, how)
+    assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(dilation=(2, 2)))
+    assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(groups=2))
+    assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(stride=(2, 2)))
+
+
+def test_exact_convolution_is_the_direct_sum():
+    x, w, y, _, by, how = case(1, 1, (12, 12), ((1, 1), (1, 1)), 32, 32)
+    with tn.exact_convolution():
+        assert not winograd.pays(w.shape, (12, 12), np.float32, how)
+        exact = convolution.gather(x, w, by, how, (12, 12))
+    assert winograd.pays(w.shape, (12, 12), np.float32, how)
+    assert 0 < relative(convolution.gather(x, w, by, how, (12, 12)), exact) < 1e-5

@@ -1,0 +1,321 @@
+"""Winograd's convolution: a third to a quarter of the multiplications, for 3x3 kernels and for 4x4 ones of stride 2.
+
+winograd_transform.py tells how 36 products, one at each place of 6x6 transformed values, give a tile of 4x4 pixels of a
+3x3 convolution, or of 5x5 pixels of a 2x2 one. Here such tiles make images. Everything is one problem,
+
+    Y[n, i, j] = sum over t, t' < r of  X[n, i + t, j + t'] w[t, t']         (vectors of channels, matrices w[t, t'])
+
+in which X and Y are the images, or images *folded*: 2x2 pixels as one with four times the channels,
+
+    X[n, i, j, (a, b, c)] = x[n, s*i + a - top, s*j + b - left, c]           s = 1: as it is     s = 2: folded
+
+                          r     x        y          w[t, t']
+    conv 3x3              3     s = 1    s = 1      w[t, t']
+    its transpose         3     s = 1    s = 1      w[2-t, 2-t'], channels swapped
+    conv 4x4, stride 2    2     s = 2    s = 1      the four w[2t+a, 2t'+b] one below the other
+    its transpose         2     s = 1    s = 2      the four w[2(1-t)+a, 2(1-t')+b] side by side, channels swapped
+
+For a block of tiles, few enough to stay in the second cache:
+
+    V[p] = (B^T X B)[p]    tiles x channels of x, at each of the 36 places p
+    M[p] = V[p] U[p]       a matrix product, on the register tile; U = G w G^T is made once
+    Y    = A^T M A         the tiles of y, plus the bias
+
+The weight gradient is the adjoint, step by step: dU[p] = V[p]^T (A gy A^T)[p], summed over all tiles, gw = G^T dU G.
+
+Rounding: the error is some 1e-5 of the largest result, ten times that of the direct sum, because the transforms add up
+numbers that nearly cancel. An Inf or NaN would spread over its tile: a result that is not finite is computed again in
+the direct way.
+"""
+
+import contextlib
+import contextvars
+import math
+
+import numba
+import numpy as np
+
+from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.matmul import sum_parts
+from tinynet.kernels.memory import aligned, empty
+from tinynet.kernels.tile import NEXT, STAY, block
+from tinynet.kernels.window import load_window, store_window
+from tinynet.kernels.winograd_transform import N, transform
+
+LANES = 16                      # float32 in a vector
+CACHE = 3 * 2**18               # bytes of the second cache for V and M
+TASKS = 16                      # wanted at least
+PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
+LEAST_CHANNELS, LEAST_FILLED = 32, 0.55      # where it begins to pay: channels, and the part of the tiles in the image
+MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
+
+_direct_only = contextvars.ContextVar("direct_only", default=False)
+
+
+@contextlib.contextmanager
+def exact_convolution():
+    """Within this context all convolutions are direct sums, as those in float64 always are.
+
+    Otherwise 3x3 ones, and 4x4 ones of stride 2, take Winograd's way from 32 channels on: twice as fast, with an
+    error of some 1e-5 of the largest result in place of 1e-6. (A backward pass outside of the context does so too.)
+
+    >>> x, w = np.ones((1, 8, 8, 32), np.float32), np.full((3, 3, 32, 32), 0.1, np.float32)
+    >>> import tinynet as tn
+    >>> with tn.exact_convolution():
+    ...     exact = tn.conv2d(x, w, padding=1).numpy()
+    >>> bool(abs(tn.conv2d(x, w, padding=1).numpy() - exact).max() < 1e-5 * exact.max())
+    True
+    """
+    token = _direct_only.set(True)
+    try:
+        yield
+    finally:
+        _direct_only.reset(token)
+
+
+def pays(w_shape, y_hw, dtype, geometry):
+    """Is it a kind of convolution that can go this way, and is it then faster than the direct sum?
+
+    The number of images doesn't count: the result for one must not depend on its company.
+    """
+    kernel_hw, (C, O) = w_shape[:2], w_shape[2:]
+    if (kernel_hw, geometry.stride) not in (((3, 3), (1, 1)), ((4, 4), (2, 2))) or dtype != np.float32:
+        return False
+    m = N + 1 - _taps(geometry)
+    filled = math.prod(n / (-(-n // m) * m) for n in y_hw)
+    return (geometry.dilation == (1, 1) and geometry.groups == 1 and C % LANES == O % LANES == 0
+            and min(C, O) >= LEAST_CHANNELS and filled >= LEAST_FILLED and not _direct_only.get())
+
+
+def _taps(geometry):
+    return 3 if geometry.stride == (1, 1) else 2
+
+
+def gather(x, w, b, geometry, out_hw):
+    """As convolution.gather; None if the result isn't finite everywhere."""
+    side = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
+    return _convolve(x, _folded_rows(w), b, side, (1, 0, 0), out_hw)
+
+
+def scatter(y, w, b, geometry, out_hw):
+    """As convolution.scatter; None if the result isn't finite everywhere."""
+    (top, _), (left, _) = geometry.padding
+    if geometry.stride == (1, 1):
+        taps, source, target = w[::-1, ::-1].swapaxes(2, 3), (1, 2 - top, 2 - left), (1, 0, 0)
+    else:
+        C, O = w.shape[2:]
+        phases = w.reshape(2, 2, 2, 2, C, O)[::-1, :, ::-1]                  # [1 - t, a, 1 - t', b, c, o]
+        taps = phases.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, O, 4 * C)
+        source, target = (1, 1, 1), (2, top, left)
+    return _convolve(y, taps, b, source, target, out_hw)
+
+
+def weight_gradient(x, y, geometry, kernel_hw):
+    """As convolution.weight_gradient; None if the result isn't finite everywhere."""
+    C, O, r = x.shape[3], y.shape[3], _taps(geometry)
+    source = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
+    rows = source[0]**2 * C
+    x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
+    grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
+    tiles = max(8, CACHE // (4 * N * N * (rows + O)))
+    parts = empty((max(1, min(MOST_PARTS, len(y) * math.prod(grid) // tiles)), N, N, rows, O), x.dtype)
+    scratch = _scratch(tiles, rows, O, max((source[0] * N)**2 * C, (N + 1 - r)**2 * O))
+    add_products(x, y, parts, np.zeros(O, x.dtype), source, grid, r, tiles, scratch)
+    U = parts[0] if len(parts) == 1 else sum_parts(parts)
+    w = empty((r, r, rows, O), x.dtype)
+    weights_back(U, w)
+    if not np.isfinite(w).all():
+        return None
+    return w if r == 3 else w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, C, O)
+
+
+def _folded_rows(w):
+    """w itself, or for 4x4 [t, a, t', b, c, o] as [t, t', (a, b, c), o]"""
+    if len(w) == 3:
+        return w
+    C, O = w.shape[2:]
+    return w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * C, O)
+
+
+def _convolve(x, taps, b, source, target, out_hw):
+    """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
+    r, _, rows, columns = taps.shape
+    s = target[0]
+    x = np.ascontiguousarray(x)
+    y = empty((len(x), *out_hw, columns // s**2), x.dtype)
+    U = empty((N, N, rows, columns), x.dtype)
+    transform_weights(aligned(taps), U)
+    m = N + 1 - r
+    grid = tuple(-(-(size + before) // (s * m)) for size, before in zip(out_hw, target[1:], strict=True))
+    total = len(x) * math.prod(grid)
+    tiles = max(8, min(64, CACHE // (4 * N * N * (rows + columns)), total // TASKS) // 8 * 8)
+    tasks = -(-total // tiles)
+    sums = empty((tasks,), x.dtype)
+    scratch = _scratch(tiles, rows, columns, max((source[0] * N)**2 * x.shape[3], (s * m)**2 * y.shape[3]))
+    bias = np.zeros(y.shape[3], x.dtype) if b is None else np.ascontiguousarray(b)
+    convolve(x, U, np.zeros(columns, x.dtype), bias, y, source, target, grid, r, tiles, sums, scratch)
+    return y if np.isfinite(sums).all() else None
+
+
+def _scratch(tiles, rows, columns, window):
+    """For each thread: V, M, and a window of x or y."""
+    planes = N * N * (tiles * (rows + columns) + 2 * PLANE_GAP)
+    return empty((numba.get_num_threads(), planes + window), np.float32)
+
+
+@kernel
+def transform_weights(w, U):
+    """U = G w G^T for each pair of channels"""
+    r, _, C, O = w.shape
+    for c in prange(C):
+        _transform_row(w.reshape(-1), U.reshape(-1), r, np.int64(c) * O, C * O, O)
+
+
+@inner
+def _transform_row(w, U, r, begin, step, O):
+    for o in range(begin, begin + O, LANES):
+        if r == 3:
+            transform("G3", (w, o, 3 * step, step), (U, o, N * step, step), None)
+        else:
+            transform("G2", (w, o, 2 * step, step), (U, o, N * step, step), None)
+
+
+@kernel
+def weights_back(U, w):
+    """w = G^T U G for each pair of channels"""
+    r, _, C, O = w.shape
+    for c in prange(C):
+        _row_back(U.reshape(-1), w.reshape(-1), r, np.int64(c) * O, C * O, O)
+
+
+@inner
+def _row_back(U, w, r, begin, step, O):
+    for o in range(begin, begin + O, LANES):
+        if r == 3:
+            transform("GT3", (U, o, N * step, step), (w, o, 3 * step, step), None)
+        else:
+            transform("GT2", (U, o, N * step, step), (w, o, 2 * step, step), None)
+
+
+@kernel
+def convolve(x, U, zeros, bias, y, source, target, grid, r, tiles, sums, scratch):
+    """A task is a block of tiles; its bits are the same in whichever lane."""
+    for lane in prange(len(scratch)):
+        for task in range(np.int64(lane), len(sums), len(scratch)):
+            sums[task] = _convolve_tiles(task * tiles, x, U, zeros, bias, y, source, target, grid, r, tiles,
+                                         scratch[lane])
+
+
+@inner
+def _convolve_tiles(first, x, U, zeros, bias, y, source, target, grid, r, tiles, scratch):
+    """Returns the sum of all that it wrote, which is not finite if any of it isn't."""
+    _, _, C, O = U.shape
+    count = min(tiles, len(x) * grid[0] * grid[1] - first)
+    v_step, m_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
+    V, M = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + m_step)]
+    window = scratch[N * N * (v_step + m_step):]
+    m = N + 1 - r
+    _to_places(x, (first, count), source, grid, m, N, V, v_step, window)
+    for p in range(N * N):
+        block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * C * O, STAY, STAY, O),
+              (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (1, 1, C), (1, count), O)
+    return _from_places(M, m_step, bias, y, (first, count), target, grid, m, window)
+
+
+@inner
+def _to_places(x, tiles, side, grid, m, size, V, step, window):
+    """V[p, tile, channel] = (B^T X B)[p] for tiles of size N, or (A X A^T)[p] for tiles of size m
+
+    tiles = (first, how many) of all in the grids of all images; a tile begins m folded pixels after the one before.
+    """
+    first, count = tiles
+    s, top, left = side
+    _, H, W, C = x.shape
+    width = s * size
+    for i in range(count):
+        n, row, column = _place(first + i, grid)
+        h, l = row * m * s - top, column * m * s - left
+        if h >= 0 and l >= 0 and h + width <= H and l + width <= W:
+            pixels, at, pitch = x.reshape(-1), ((n * H + h) * W + l) * C, W * C
+        else:
+            load_window(x, n, h, h + width, l, width, window)
+            pixels, at, pitch = window, 0, width * C
+        for ab in range(s * s):
+            begin = at + ab // s * pitch + ab % s * C
+            for c in range(0, C, LANES):
+                from_ = (pixels, begin + c, s * pitch, s * C)
+                to = (V, (i * s * s + ab) * C + c, N * step, step)
+                if size == N:
+                    transform("BT", from_, to, None)
+                elif size == 4:
+                    transform("A3", from_, to, None)
+                else:
+                    transform("A2", from_, to, None)
+
+
+@inner
+def _from_places(M, step, bias, y, tiles, side, grid, m, window):
+    """y's tiles = A^T M A + bias; returns the sum of all that it wrote"""
+    first, count = tiles
+    s, top, left = side
+    _, H, W, O = y.shape
+    width = s * m
+    total = y.dtype.type(0)
+    for i in range(count):
+        n, row, column = _place(first + i, grid)
+        h, l = row * width - top, column * width - left
+        inside = h >= 0 and l >= 0 and h + width <= H and l + width <= W
+        if inside:
+            pixels, at, pitch = y.reshape(-1), ((n * H + h) * W + l) * O, W * O
+        else:
+            pixels, at, pitch = window, 0, width * O
+        for ab in range(s * s):
+            begin = at + ab // s * pitch + ab % s * O
+            for o in range(0, O, LANES):
+                from_ = (M, (i * s * s + ab) * O + o, N * step, step)
+                to = (pixels, begin + o, s * pitch, s * O)
+                if m == 4:
+                    total += transform("AT3", from_, to, (bias, o))
+                else:
+                    total += transform("AT2", from_, to, (bias, o))
+        if not inside:
+            store_window(window, n, h, h + width, l, width, y)
+    return total
+
+
+@inner
+def _place(tile, grid):
+    """(image, row, column) of a tile"""
+    rows, columns = grid
+    return tile // (rows * columns), tile // columns % rows, tile % columns
+
+
+# ---- The weight gradient -----------------------------------------------------------------------------------
+
+@kernel
+def add_products(x, y, parts, zeros, source, grid, r, tiles, scratch):
+    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place"""
+    for lane in prange(len(scratch)):
+        for k in range(np.int64(lane), len(parts), len(scratch)):
+            _add_part(k, x, y, parts, zeros, source, grid, r, tiles, scratch[lane])
+
+
+@inner
+def _add_part(k, x, y, parts, zeros, source, grid, r, tiles, scratch):
+    _, _, _, C, O = parts.shape
+    m = N + 1 - r
+    v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
+    V, D = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + d_step)]
+    window = scratch[N * N * (v_step + d_step):]
+    sums = parts[k].reshape(-1)
+    everything = len(x) * grid[0] * grid[1]
+    begin, end = k * everything // len(parts), (k + 1) * everything // len(parts)
+    for first in range(begin, end, tiles):
+        count = min(tiles, end - first)
+        _to_places(x, (first, count), source, grid, m, N, V, v_step, window)
+        _to_places(y, (first, count), (1, 0, 0), grid, m, m, D, d_step, window)
+        for p in range(N * N):
+            here = (sums, p * C * O, STAY, O)
+            start = here if first > begin else (zeros, STAY, STAY, STAY)
+            block((V, p * v_step, STAY, NEXT, STAY, STAY, C), (D, p * d_step, STAY, STAY, O),
+                  start, here, (1, 1, count), (1, C), O)
