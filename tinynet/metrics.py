@@ -1,4 +1,4 @@
-"""How good a prediction is: confusion matrix of classes, PSNR of images, IoU of boxes, accuracy of labels."""
+"""How good a prediction is: of pixels' classes, of images, of labels, and of boxes, one or many an image."""
 
 import math
 
@@ -32,15 +32,9 @@ class ConfusionMatrix:
     """
 
     def __init__(self, num_classes, ignore_index=None, names=None):
-        if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
-            raise TypeError(f"ConfusionMatrix: num_classes is {num_classes!r}, but must be an integer")
-        if num_classes < 1:
-            raise ValueError(f"ConfusionMatrix: num_classes is {num_classes}, but must be at least 1")
-        if names is not None and len(names) != num_classes:
-            raise ValueError(f"ConfusionMatrix: {len(names)} names for {num_classes} classes; give one each")
+        self.names = _class_names("ConfusionMatrix", num_classes, names)
         self.num_classes = int(num_classes)
         self.ignore_index = ignore_index
-        self.names = [str(name) for name in (range(num_classes) if names is None else names)]
         self.matrix = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, prediction, target):
@@ -144,6 +138,150 @@ def box_iou(a, b):
     return intersection / np.where(union == 0, 1, union).astype(union.dtype)
 
 
+def nms(boxes, scores, threshold=0.5, labels=None):
+    """Non-maximum suppression: of boxes on the same object only the best stays; their indices, best first.
+
+    The box with the highest score is kept, all whose IoU with it is above `threshold` are dropped, and so on
+    with those left. Of equal scores the one with the lower index goes first. boxes (n, 4), scores (n,); with
+    `labels` (n,) a box drops only those of its own class. Raises ValueError for other shapes, and for scores
+    that are NaN.
+
+    >>> boxes = np.array([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.6], [0.5, 0.5, 1.0, 1.0]])
+    >>> nms(boxes, np.array([0.6, 0.9, 0.7]))
+    array([1, 2])
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"nms: threshold is {threshold}, but an IoU lies from 0 to 1")
+    boxes, scores = _boxes("nms", "boxes", boxes), _per_box("nms", "scores", scores, boxes)
+    labels = np.zeros(len(boxes), int) if labels is None else _per_box("nms", "labels", labels, boxes)
+    kept, left = [], _best_first(scores)
+    while left.size:
+        best, left = left[0], left[1:]
+        kept.append(best)
+        iou = box_iou(np.broadcast_to(boxes[best], (len(left), 4)), boxes[left])
+        left = left[(iou <= threshold) | (labels[left] != labels[best])]
+    return np.array(kept, np.int64)
+
+
+class AveragePrecision:
+    """The area under each class's curve of precision over recall, as in Pascal VOC from 2010 on.
+
+    A found box is right if its IoU with a true box of its class is at least `threshold`, and it is the first
+    to find that one: in each image, from the best score down, a found box takes the true box that it overlaps
+    most, and is wrong if that one is taken already. Over all images, of the boxes with at least some score:
+
+    recall r = right / all true boxes     precision p = right / all found boxes
+    AP = integral over r of max_{r' >= r} p(r')
+
+    Boxes of equal score join the curve together, so that the order of the images makes no difference. A class
+    without true boxes has the AP NaN; mean() is over the others.
+
+    >>> precision = AveragePrecision(1, names=["dog"])
+    >>> dog, elsewhere = [0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]
+    >>> precision.update([dog, elsewhere], [0.8, 0.9], [0, 0], true_boxes=[dog], true_labels=[0])
+    >>> print(precision)
+    class        true   found    recall      AP
+    dog             1       2    100.0%   50.0%
+    mean            1       2    100.0%   50.0%
+
+    M. Everingham et al., The Pascal Visual Object Classes challenge, IJCV 88(2), 2010.
+    """
+
+    def __init__(self, num_classes, threshold=0.5, names=None):
+        self.names = _class_names("AveragePrecision", num_classes, names)
+        if not 0 < threshold <= 1:
+            raise ValueError(f"AveragePrecision: threshold is {threshold}; give an IoU above 0, up to 1")
+        self.num_classes = int(num_classes)
+        self.threshold = threshold
+        self.true = np.zeros(num_classes, np.int64)         # the number of true boxes of each class
+        self._found = [[] for _ in range(num_classes)]      # of each class: (score, right?) of its finds
+
+    def update(self, boxes, scores, labels, true_boxes, true_labels):
+        """Adds an image: found boxes (n, 4), their scores and labels (n,), true boxes (m, 4) and labels (m,).
+
+        Raises ValueError for shapes that do not fit, NaN and classes out of range, TypeError for labels that
+        are no integers; then nothing is counted.
+        """
+        caller = "AveragePrecision.update"
+        boxes, true_boxes = _boxes(caller, "boxes", boxes), _boxes(caller, "true_boxes", true_boxes)
+        scores = _per_box(caller, "scores", scores, boxes)
+        labels = self._classes(caller, "labels", labels, boxes)
+        true_labels = self._classes(caller, "true_labels", true_labels, true_boxes)
+        for k in np.union1d(labels, true_labels):
+            mine = _best_first(scores, labels == k)
+            right = _first_finds(boxes[mine], true_boxes[true_labels == k], self.threshold)
+            self._found[k] += zip(scores[mine].tolist(), right, strict=True)
+            self.true[k] += np.count_nonzero(true_labels == k)
+
+    def _classes(self, caller, name, labels, boxes):
+        labels = _per_box(caller, name, labels, boxes)
+        if labels.size and labels.dtype.kind not in "iu":
+            raise TypeError(f"{caller}: {name} has dtype {labels.dtype}, but must be integers; take "
+                            ".argmax(-1) of logits")
+        if labels.size and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise ValueError(f"{caller}: {name} holds classes from {labels.min()} to {labels.max()}, but "
+                             f"must hold some from 0 to {self.num_classes - 1}")
+        return labels.astype(np.int64)
+
+    def curve(self, k):
+        """Class k's (recall, precision), float64 with a point for each score that occurs, best first."""
+        table = np.array(sorted(self._found[k], reverse=True), np.float64).reshape(-1, 2)
+        last = np.flatnonzero(np.diff(table[:, 0], append=np.nan) != 0)        # of those with equal scores
+        right = table[:, 1].cumsum()[last]
+        return _ratio(right, np.full(last.shape, self.true[k])), right / (last + 1)
+
+    def average_precision(self):
+        """For each class the area under its curve, (num_classes,); NaN if it has no true boxes."""
+        areas = []
+        for k in range(self.num_classes):
+            recall, precision = self.curve(k)
+            envelope = np.maximum.accumulate(precision[::-1])[::-1]
+            areas.append((np.diff(recall, prepend=0) * envelope).sum() if self.true[k] else np.nan)
+        return np.array(areas)
+
+    def recall(self):
+        """For each class, the part of its true boxes found with whatever score; NaN if it has none."""
+        right = [sum(right for _, right in found) for found in self._found]
+        return _ratio(right, self.true)
+
+    def mean(self):
+        """The mean average precision (mAP) over the classes that have true boxes; NaN if there is none."""
+        return _mean_of_known(self.average_precision())
+
+    def __str__(self):
+        width = max(len(name) for name in (*self.names, "class"))
+        found, recall = [len(found) for found in self._found], self.recall()
+        rows = zip(self.names, self.true, found, recall, self.average_precision(), strict=True)
+        mean = ("mean", self.true.sum(), sum(found), _mean_of_known(recall), self.mean())
+        lines = [f"{'class':{width}}  {'true':>10}  {'found':>6}  {'recall':>8}  {'AP':>6}"]
+        lines += [f"{name:{width}}  {true:10,}  {found:6,}  {_percent(recall):>8}  {_percent(area):>6}"
+                  for name, true, found, recall, area in (*rows, mean)]
+        return "\n".join(lines)
+
+    def __repr__(self):
+        return f"AveragePrecision({self.num_classes} classes, {self.true.sum():,} true boxes)"
+
+
+def _best_first(scores, among=True):
+    """The indices of the scores, those `among`, from the highest down; of equal ones the first goes first."""
+    order = np.argsort(-scores.astype(np.float64), kind="stable")
+    return order[np.broadcast_to(among, scores.shape)[order]]
+
+
+def _first_finds(boxes, true_boxes, threshold):
+    """For each box, best first: is the true box that it overlaps most near enough, and not found yet?"""
+    n, m = len(boxes), len(true_boxes)
+    if not m:
+        return [False] * n
+    iou = box_iou(np.broadcast_to(boxes[:, None], (n, m, 4)), np.broadcast_to(true_boxes, (n, m, 4)))
+    taken, right = set(), []
+    for row, nearest in zip(iou, iou.argmax(axis=1).tolist(), strict=True):
+        right.append(bool(row[nearest] >= threshold) and nearest not in taken)
+        if right[-1]:
+            taken.add(nearest)
+    return right
+
+
 def accuracy(prediction, target):
     """The part of the labels that are right; prediction holds logits (..., K) or labels (...) as the target.
 
@@ -165,6 +303,42 @@ def accuracy(prediction, target):
 
 def _values(array):
     return array.data if isinstance(array, Tensor) else np.asarray(array)
+
+
+def _class_names(caller, num_classes, names):
+    """The classes' names as strings, their numbers if there are no names."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
+        raise TypeError(f"{caller}: num_classes is {num_classes!r}, but must be an integer")
+    if num_classes < 1:
+        raise ValueError(f"{caller}: num_classes is {num_classes}, but must be at least 1")
+    if names is not None and len(names) != num_classes:
+        raise ValueError(f"{caller}: {len(names)} names for {num_classes} classes; give one each")
+    return [str(name) for name in (range(num_classes) if names is None else names)]
+
+
+def _boxes(caller, name, boxes):
+    """The boxes as an array (n, 4) without NaN; an empty list is none."""
+    boxes = _values(boxes)
+    boxes = boxes.reshape(0, 4) if boxes.shape == (0,) else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{caller}: {name} has shape {boxes.shape}, but must be (n, 4): x_min, y_min, "
+                         "x_max, y_max")
+    return _without_nan(caller, name, boxes)
+
+
+def _per_box(caller, name, values, boxes):
+    """The values as an array (n,) without NaN, one for each of the n boxes."""
+    values = _values(values)
+    if values.shape != (len(boxes),):
+        raise ValueError(f"{caller}: {name} has shape {values.shape}, but the {len(boxes)} boxes take "
+                         f"({len(boxes)},)")
+    return _without_nan(caller, name, values)
+
+
+def _without_nan(caller, name, values):
+    if np.isnan(values).any():
+        raise ValueError(f"{caller}: {name} holds NaN, which cannot be put in order; look where it came from")
+    return values
 
 
 def _check_equal_shapes(caller, a, b, a_name="prediction", b_name="target"):

@@ -1,11 +1,17 @@
-"""Random changes of samples: geometry moves image and mask alike, light changes the image alone.
+"""Random changes of samples: geometry moves image, mask and boxes alike, light changes the image alone.
 
 A transformation is called with a sample (a tuple whose first part is the image) and a random generator, and
 returns a new sample; it never writes into the one it got. Images are float32 (H, W, C) in [0, 1] and stay so.
+Boxes are (x_min, y_min, x_max, y_max) in fractions of the image: (4,) for one object, or (n, 4) for many, with
+labels (n,) behind them.
 """
+import math
+
 import numpy as np
 
 from tinynet.data.loader import draw
+
+KEPT = 1 / 4        # of many objects, those stay of whose box the image still shows this share
 
 
 class Augmented:
@@ -58,7 +64,7 @@ class Flip:
     def __call__(self, sample, rng):
         if rng.random() >= self.p:
             return sample
-        return move("Flip", sample, image=_mirrored, mask=_mirrored)
+        return move("Flip", sample, _mirrored, _mirrored, _mirrored_boxes)
 
 
 class Crop:
@@ -66,6 +72,9 @@ class Crop:
 
     An image that is smaller first gets margins, their widths random too: the image's mean colour, and
     `ignore_index` in the mask. Without an ignore_index a mask that is too small raises ValueError.
+
+    Boxes are cut off at the window's border. Of many, those of which less than 1/4 is left go, with their
+    labels; one alone that has gone raises ValueError: for samples of one object there is Zoom.
     """
 
     def __init__(self, size, ignore_index=None):
@@ -93,7 +102,11 @@ class Crop:
                                  "give an ignore_index for its margin, or a smaller size")
             return cut(_framed(part, margins, self.ignore_index) if padded else part)
 
-        return move("Crop", sample, image, mask)
+        def boxes(part):
+            pixels = part * _corners(width, height) + _corners(before - left, above - top)
+            return pixels / _corners(self.size[1], self.size[0])
+
+        return move("Crop", sample, image, mask, boxes)
 
 
 class Scale:
@@ -118,7 +131,69 @@ class Scale:
         def mask(part):
             return resize_nearest(part, size)
 
-        return move("Scale", sample, image, mask)
+        return move("Scale", sample, image, mask, np.copy)      # fractions stay what they are
+
+
+class Zoom:
+    """Looks closer: a random window with at least `keep` of the object, resized to the image's own size.
+
+    The window's area is a share of the image's drawn from [smallest, 1], its width is to its height as the
+    image's, times a factor from 1 / aspect to aspect; its place is random too. Of ten draws the first that
+    shows `keep` of the box's area counts (of many boxes: of one chosen at random, the others being cut or
+    left out as by Crop); if none does, the sample stays. Without boxes the first draw counts.
+
+    So that each epoch shows an object at another place and in another size: what a detector must not take
+    for granted. Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6 (without regard for
+    boxes); Liu et al., SSD, ECCV 2016 (with).
+
+    >>> sample = np.zeros((8, 8, 3), np.float32), np.array([0.5, 0.5, 1, 1], np.float32), 7
+    >>> image, box, label = Zoom(smallest=0.3)(sample, np.random.default_rng(0))
+    >>> image.shape, box.round(2), label
+    ((8, 8, 3), array([0.5 , 0.45, 1.  , 1.  ], dtype=float32), 7)
+    """
+
+    DRAWS = 10
+
+    def __init__(self, smallest=0.4, aspect=4 / 3, keep=0.7):
+        for name, value in (("smallest", smallest), ("keep", keep)):
+            if not 0 < value <= 1:
+                raise ValueError(f"Zoom: {name} is {value}; give a share above 0, up to 1")
+        if not aspect >= 1:
+            raise ValueError(f"Zoom: aspect is {aspect}; give a number from 1 (always the image's own) up")
+        self.smallest, self.aspect, self.keep = smallest, aspect, keep
+
+    def __call__(self, sample, rng):
+        window = self._window(sample, rng)
+        if window is None:
+            return sample
+        left, top, right, bottom = window
+        height, width = size = sample[0].shape[:2]
+        rows, columns = (top * height, bottom * height), (left * width, right * width)
+
+        def image(part):
+            return resize_bilinear(part, size, rows, columns)
+
+        def mask(part):
+            return resize_nearest(part, size, rows, columns)
+
+        def boxes(part):
+            return (part - _corners(left, top)) / _corners(right - left, bottom - top)
+
+        return move("Zoom", sample, image, mask, boxes)
+
+    def _window(self, sample, rng):
+        """(left, top, right, bottom) in fractions of the image, or None where no draw keeps the object."""
+        boxes = [part.reshape(-1, 4) for part in sample if _are_boxes(part) and part.size]
+        box = boxes[0][rng.integers(len(boxes[0]))] if boxes else None
+        for _ in range(self.DRAWS):
+            area = rng.uniform(self.smallest, 1)
+            stretch = self.aspect ** rng.uniform(-1, 1)
+            width, height = min(1.0, math.sqrt(area * stretch)), min(1.0, math.sqrt(area / stretch))
+            left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+            window = left, top, left + width, top + height
+            if box is None or _shown(box, window) >= self.keep:
+                return window
+        return None
 
 
 class Brightness:
@@ -144,63 +219,106 @@ class Contrast:
         return (np.clip(sample[0] * factor + mean * (1 - factor), 0, 1), *sample[1:])
 
 
-def move(name, sample, image, mask):
-    """Applies one movement to a sample: `image` to float images (H, W, C), `mask` to integer masks (H, W).
+def move(name, sample, image, mask, boxes):
+    """Applies one movement to a sample, by a function for each kind of part.
+
+    - image: float images (H, W, C); mask: integer masks (H, W).
+    - boxes: float boxes (4,) or (n, 4), as fractions; it may put them beyond the border, where they are cut.
+      Of n boxes those of which less than 1/4 is left go, with their entries of labels (n,).
 
     A single number (a class label) stays as it is. Anything else raises TypeError: a part that the movement
-    does not know must not be left behind in silence.
+    does not know must not be left behind in silence. One box that is left with no area raises ValueError.
     """
     size = np.shape(sample[0])[:2]
+    old = next((part for part in sample if _are_boxes(part)), None)
+    new, kept = (None, None) if old is None else _cut(name, boxes(old).astype(old.dtype, copy=False))
     moved = []
     for position, part in enumerate(sample):
-        shape = np.shape(part)
-        if len(shape) == 3 and shape[:2] == size and part.dtype.kind == "f":
+        shape, dtype = np.shape(part), np.asarray(part).dtype
+        if part is old is not None:
+            moved.append(new if old.ndim == 1 else new[kept])
+        elif len(shape) == 3 and shape[:2] == size and dtype.kind == "f":
             moved.append(image(part))
-        elif len(shape) == 2 and shape == size and part.dtype.kind in "iu":
+        elif len(shape) == 2 and shape == size and dtype.kind in "iu":
             moved.append(mask(part))
+        elif np.ndim(old) == 2 and shape == old.shape[:1] and dtype.kind in "iu":
+            moved.append(part[kept])
         elif shape == () and position > 0:
             moved.append(part)
         else:
-            kind = getattr(part, "dtype", type(part).__name__)
-            raise TypeError(f"{name}: part {position} of the sample is {kind} of shape {shape}; it moves "
-                            f"float images (H, W, C) and integer masks (H, W), here of size {size}, and "
-                            "keeps single labels")
+            raise TypeError(f"{name}: part {position} of the sample is {dtype} of shape {shape}; it moves "
+                            f"float images (H, W, C) and integer masks (H, W), here of size {size}, and float "
+                            "boxes (4,) or (n, 4) with integer labels (n,), and keeps single labels")
     return tuple(moved)
 
 
-def resize_bilinear(image, size):
+def _are_boxes(part):
+    return isinstance(part, np.ndarray) and part.ndim in (1, 2) and part.shape[-1] == 4 and part.dtype.kind == "f"
+
+
+def _cut(name, boxes):
+    """The boxes cut at the image's border, and which of them still show enough of themselves."""
+    inside = np.clip(boxes, 0, 1)
+    kept = _area(inside) >= KEPT * _area(boxes)
+    if boxes.ndim == 1 and not _area(inside) > 0:
+        raise ValueError(f"{name}: the sample's only box has moved out of the image; choose the window by the "
+                         "box, as data.Zoom does")
+    return inside, kept & (_area(inside) > 0)
+
+
+def _shown(box, window):
+    """The share of a box's area that lies in the window."""
+    low, high = np.maximum(box[:2], window[:2]), np.minimum(box[2:], window[2:])
+    return float(np.prod(np.maximum(high - low, 0)) / _area(box))
+
+
+def _area(boxes):
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _corners(x, y):
+    """What is added to or multiplies both corners of a box."""
+    return np.array((x, y, x, y), np.float32)
+
+
+def resize_bilinear(image, size, rows=None, columns=None):
     """The image (H, W, C) at another size (h, w): each pixel a mean of four, weighted by nearness.
 
+    rows, columns: the window (first, end) to be taken, in pixels, broken ones too; by default all of them.
     One axis after the other. Shrinking does not smooth first, so from a factor of about 1/2 down fine
     patterns alias.
     """
     height, width, channels = image.shape
-    low, high, weight = _between(height, size[0], image.dtype)
+    low, high, weight = _between(height, size[0], rows, image.dtype)
     flat = np.ascontiguousarray(image).reshape(height, width * channels)
-    rows = flat[low]
-    rows += (flat[high] - rows) * weight[:, None]
+    resized = flat[low]
+    resized += (flat[high] - resized) * weight[:, None]
     # Channels count as columns from here on: NumPy is slow where the innermost axis has length 3.
-    low, high, weight = _between(width, size[1], image.dtype)
-    low, high = ((columns[:, None] * channels + np.arange(channels)).ravel() for columns in (low, high))
-    resized = rows.take(low, axis=1)
-    resized += (rows.take(high, axis=1) - resized) * weight.repeat(channels)
-    np.clip(resized, 0, 1, out=resized)              # rounding may go past 1 by one unit in the last place
-    return resized.reshape(*size, channels)
+    low, high, weight = _between(width, size[1], columns, image.dtype)
+    low, high = ((places[:, None] * channels + np.arange(channels)).ravel() for places in (low, high))
+    left, right = resized.take(low, axis=1), resized.take(high, axis=1)
+    left += (right - left) * weight.repeat(channels)
+    np.clip(left, 0, 1, out=left)                    # rounding may go past 1 by one unit in the last place
+    return left.reshape(*size, channels)
 
 
-def resize_nearest(mask, size):
+def resize_nearest(mask, size, rows=None, columns=None):
     """The mask (H, W) at another size (h, w): each pixel that of its nearest neighbour."""
-    return mask[_nearest(mask.shape[0], size[0])][:, _nearest(mask.shape[1], size[1])]
+    return mask[_nearest(mask.shape[0], size[0], rows)][:, _nearest(mask.shape[1], size[1], columns)]
 
 
-def _nearest(old, new):
-    """For each of `new` pixels: its nearest neighbour among `old`."""
-    return (2 * np.arange(new) + 1) * old // (2 * new)
+def _nearest(old, new, window):
+    """For each of `new` pixels: its nearest neighbour among `old`, within the window."""
+    if window is None:
+        return (2 * np.arange(new) + 1) * old // (2 * new)
+    first, end = window
+    return np.clip(first + (np.arange(new) + 0.5) * ((end - first) / new), 0, old - 1).astype(np.intp)
 
 
-def _between(old, new, dtype):
+def _between(old, new, window, dtype):
     """For each of `new` pixels: its two neighbours among `old` and the weight of the second."""
-    place = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    first, end = window or (0, old)
+    place = np.clip(first + (np.arange(new) + 0.5) * ((end - first) / new) - 0.5, 0, old - 1)
     low = place.astype(np.intp)
     return low, np.minimum(low + 1, old - 1), (place - low).astype(dtype)
 
@@ -223,6 +341,11 @@ def _framed(part, margins, value):
 
 def _mirrored(part):
     return part[:, ::-1]
+
+
+def _mirrored_boxes(part):
+    """x_min becomes 1 - x_max and the reverse."""
+    return np.stack([1 - part[..., 2], part[..., 1], 1 - part[..., 0], part[..., 3]], axis=-1)
 
 
 def _check_amount(name, amount):
