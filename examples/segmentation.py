@@ -84,7 +84,7 @@ def predict(model, image):
 
 # What is good for each kind of data, found by trying; any of it can be given on the command line.
 SCENES = {"epochs": 9, "batch_size": 8, "lr": 4e-3, "balance": 0.3, "widths": (16, 32, 64, 96, 128)}
-PHOTOS = {"epochs": 70, "batch_size": 4, "lr": 3e-3, "balance": 0.5, "widths": (16, 32, 64, 128, 192)}
+PHOTOS = {"epochs": 45, "batch_size": 4, "lr": 3e-3, "balance": 0.5, "widths": (16, 32, 64, 96, 128, 128)}
 
 
 def load(split, folder, foreground=None):
