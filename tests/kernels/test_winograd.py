@@ -127,6 +127,12 @@ def test_an_image_does_not_depend_on_its_company():
         np.testing.assert_array_equal(convolution.gather(x[n:n + 1], w, by, how, y.shape[1:3])[0], together[n])
 
 
+def test_no_images_at_all():
+    x, w, y, _, by, how = case(1, 0, (12, 12), ((1, 1), (1, 1)), 32, 32)
+    assert convolution.gather(x, w, by, how, (12, 12)).shape == (0, 12, 12, 32)
+    np.testing.assert_array_equal(convolution.weight_gradient(x, y, how, (3, 3)), np.zeros((3, 3, 32, 32)))
+
+
 def test_which_convolutions_go_this_way():
     how = geometry(1, ((1, 1), (1, 1)))
     pays = winograd.pays

@@ -111,7 +111,9 @@ def scatter(y, w, b, geometry, out_hw):
 
 
 def weight_gradient(x, y, geometry, kernel_hw):
-    """As convolution.weight_gradient; None if the result isn't finite everywhere."""
+    """As convolution.weight_gradient; None if the result isn't finite everywhere, or a sum over no images."""
+    if not len(y):
+        return None
     C, O, r = x.shape[3], y.shape[3], _taps(geometry)
     source = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
     rows = source[0]**2 * C
