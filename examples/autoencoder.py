@@ -246,7 +246,7 @@ class PCA:
     V (values, k): the first right singular vectors of the centred training images X (n, values); they are
     the eigenvectors of X^T X, or X^T times those of X X^T, from whichever of the two is smaller. Fitted on at
     most 50 million values: all of MNIST's training images, some 4,000 of 64x64 in colour. The clipping makes
-    its error a little less than is usually quoted.
+    its error a little less than is usually quoted. n images differ in n - 1 directions only; k is at most that.
     """
 
     MOST = 50_000_000
@@ -254,6 +254,7 @@ class PCA:
     def __init__(self, dataset, k):
         shape = dataset[0][0].shape
         self.count = min(len(dataset), self.MOST // math.prod(shape))
+        self.k = k = min(k, self.count - 1, math.prod(shape))
         chosen = np.linspace(0, len(dataset) - 1, self.count).round().astype(int)
         x = np.stack([dataset[int(i)][0].ravel() for i in chosen])
         self.mean = x.mean(0)
@@ -295,7 +296,7 @@ def report(model, train_set, pairs, out):
     ways = {"noisy image": lambda images: images} if pairs.noise else {}
     ways |= {
         "mean image": lambda images: np.broadcast_to(pca.mean.reshape(images.shape[1:]), images.shape),
-        f"PCA, {k} values": pca,
+        f"PCA, {pca.k} values": pca,
         f"CAE, {k} values": model,
     }
     errors = {name: mean_squared_error(way, pairs) for name, way in ways.items()}
