@@ -152,7 +152,7 @@ def convolution_cases(c, x, w, gy):
     yield Case(
         f"{c.name}, weight gradient",
         c.operations,
-        lambda: weight_gradient(*pair, geometry, kernel_hw),
+        lambda: weight_gradient(*pair, geometry, kernel_hw)[0],
         {layout: side[2] for layout, side in sides.items()},
         weight_from_torch,
     )

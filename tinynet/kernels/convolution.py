@@ -36,9 +36,12 @@ import numba
 import numpy as np
 
 from tinynet.kernels import winograd
+from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
+from tinynet.kernels.pooling import max_pool
+from tinynet.kernels.reduction import sum_rows
 from tinynet.kernels.tile import FLAT_ROWS, NEXT, STAY, block
 from tinynet.kernels.window import load_window
 
@@ -47,10 +50,11 @@ COLUMNS = 64                    # output channels at least, where a task does no
 TASKS = 16                      # wanted at least
 
 
-def gather(x, w, b, geometry, out_hw):
+def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
     """y[n,i,j,o] = b[o] + sum_uvc x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] w[u,v,c,o]
 
     x (N, H, W, C), w (KH, KW, C/groups, O), b (O) or None, out_hw = (OH, OW); returns y (N, OH, OW, O).
+    relu: max(y, 0). pool: of each 2x2 pixels the largest, and where it stood, as pooling.max_pool.
 
     >>> from tinynet.shapes import Geometry
     >>> gather(np.ones((1, 3, 3, 1)), np.ones((2, 2, 1, 1)), None, Geometry(), (2, 2))[0, :, :, 0]
@@ -58,18 +62,23 @@ def gather(x, w, b, geometry, out_hw):
            [4., 4.]])
     """
     if winograd.pays(w.shape, out_hw, x.dtype, geometry):
-        y = winograd.gather(x, w, b, geometry, out_hw)
+        y = winograd.gather(x, w, b, geometry, out_hw, relu, pool)
         if y is not None:
             return y
     if _has_few_outputs(w, geometry, out_hw):
-        return _gather_few_outputs(x, w, b, geometry, out_hw)
+        return _finished(_gather_few_outputs(x, w, b, geometry, out_hw), relu, pool)
     axes = tuple(_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     O = w.shape[3]
     w, size = aligned(w), (*out_hw, O)
-    return _correlate(x, w, b, axes, geometry.groups, O // geometry.groups, size)
+    return _finished(_correlate(x, w, b, axes, geometry.groups, O // geometry.groups, size), relu, pool)
 
 
-def scatter(y, w, b, geometry, out_hw):
+def _finished(y, relu, pool):
+    y = rectified(y) if relu else y
+    return max_pool(y, (2, 2), (2, 2), (0, 0), (y.shape[1] // 2, y.shape[2] // 2)) if pool else y
+
+
+def scatter(y, w, b, geometry, out_hw, relu=False):
     """x[n,h,l,c] = b[c] + sum y[n,i,j,o] w[u,v,c,o] where i*sh + u*dh - top = h, j*sw + v*dw - left = l
 
     y (N, OH, OW, O), w (KH, KW, C/groups, O), b (C) or None, out_hw = (H, W); returns x (N, H, W, C).
@@ -81,32 +90,33 @@ def scatter(y, w, b, geometry, out_hw):
            [1., 2., 1.]])
     """
     if winograd.pays(w.shape, y.shape[1:3], y.dtype, geometry):
-        x = winograd.scatter(y, w, b, geometry, out_hw)
+        x = winograd.scatter(y, w, b, geometry, out_hw, relu)
         if x is not None:
             return x
     axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     CG, O = w.shape[2:]
     turned = aligned(w.swapaxes(2, 3))      # the tile wants output channels, now c, side by side
     size = *out_hw, CG * geometry.groups
-    return _correlate(y, turned, b, axes, geometry.groups, O // geometry.groups * CG, size)
+    return _finished(_correlate(y, turned, b, axes, geometry.groups, O // geometry.groups * CG, size), relu, False)
 
 
-def weight_gradient(x, y, geometry, kernel_hw):
+def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
     """w[u,v,c,o] = sum_nij x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] y[n,i,j,o]
 
-    x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns w (KH, KW, C/groups, O).
+    x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns w (KH, KW, C/groups, O), and with sums_y, else None,
+    the sum of y over its pixels (O): the gradient of a bias, which Winograd's way finds in passing.
 
     The sum is cut into parts of whole rows, as many as the shapes say, which are then added in their order.
 
     >>> from tinynet.shapes import Geometry
-    >>> weight_gradient(np.ones((1, 3, 3, 1)), np.ones((1, 2, 2, 1)), Geometry(), (2, 2))[:, :, 0, 0]
+    >>> weight_gradient(np.ones((1, 3, 3, 1)), np.ones((1, 2, 2, 1)), Geometry(), (2, 2))[0][:, :, 0, 0]
     array([[4., 4.],
            [4., 4.]])
     """
     if winograd.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3], x.dtype, geometry):
-        w = winograd.weight_gradient(x, y, geometry, kernel_hw)
-        if w is not None:
-            return w
+        gradients = winograd.weight_gradient(x, y, geometry, kernel_hw)
+        if gradients is not None:
+            return gradients
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     few_outputs = groups == geometry.dilation[1] == 1 and O <= FLAT_ROWS < KW * CG
@@ -118,7 +128,8 @@ def weight_gradient(x, y, geometry, kernel_hw):
     window = _window(x, y, kernel_hw, geometry, rows)
     add_weights(x, y, parts, window, columns, few_outputs, numba.get_num_threads())
     w = parts[0] if len(parts) == 1 else sum_parts(parts)
-    return np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if few_outputs else w
+    w = np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if few_outputs else w
+    return w, sum_rows(y.reshape(-1, O)) if sums_y else None
 
 
 def _columns_per_task(columns, tasks):

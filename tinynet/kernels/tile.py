@@ -22,8 +22,6 @@ zero), and sums that go on (S is C).
 
 The loop is emitted as LLVM vector instructions: left to itself, a compiler finds half of this speed.
 """
-import functools
-
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
@@ -278,11 +276,26 @@ class Vector:
     def multiply(self, x, y):
         return self.builder.fmul(x, y, flags=("contract",))
 
-    def sum(self, vectors):
-        """All lanes of all vectors in one number."""
-        total = functools.reduce(self.add, vectors)
-        lanes = [self.builder.extract_element(total, I32(i)) for i in range(self.lanes)]
-        return functools.reduce(self.add, lanes)
+    def maximum(self, x, floor):
+        """x, or `floor` where x is less; NaN stays NaN"""
+        return self.builder.select(self.builder.fcmp_ordered("<=", x, floor), floor, x)
+
+    def largest(self, vectors):
+        """(the largest, which of them it is, as bytes): the first of equal ones; NaN beats every number"""
+        best, ranks = vectors[0], self._bytes(0)
+        for rank, vector in enumerate(vectors[1:], 1):
+            is_nan = self.builder.fcmp_unordered("uno", vector, vector)
+            beats = self.builder.or_(self.builder.fcmp_ordered(">", vector, best), is_nan)
+            best = self.builder.select(beats, vector, best)
+            ranks = self.builder.select(beats, self._bytes(rank), ranks)
+        return best, ranks
+
+    def _bytes(self, value):
+        return ir.Constant(ir.VectorType(ir.IntType(8), self.lanes), [value] * self.lanes)
+
+    def store_bytes(self, value, address):
+        address = self.builder.bitcast(address, value.type.as_pointer())
+        self.builder.store(value, address, align=1)
 
     def mask(self, count):
         """true in the first `count` lanes"""

@@ -37,14 +37,17 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
-from tinynet.kernels.memory import aligned, empty
+from tinynet.kernels.memory import aligned, empty, zeros
+from tinynet.kernels.pooling import max_pool
+from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.tile import NEXT, STAY, block
 from tinynet.kernels.window import load_window, store_window
-from tinynet.kernels.winograd_transform import N, transform
+from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
 
 LANES = 16                      # float32 in a vector
 CACHE = 3 * 2**18               # bytes of the second cache for V and M
 TASKS = 16                      # wanted at least
+SUM_PLACE = N + 1               # of the point 1 along both axes, where a transform adds up all pixels of its tile
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 LEAST_CHANNELS = 32             # 1.2 to 1.5 times as fast as the direct sum; 2 times from 64 on
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
@@ -93,13 +96,16 @@ def _taps(geometry):
     return 3 if geometry.stride == (1, 1) else 2
 
 
-def gather(x, w, b, geometry, out_hw):
+def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
     """As convolution.gather; None if the result isn't finite everywhere."""
     side = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
-    return _convolve(x, _folded_rows(w), b, side, (1, 0, 0), out_hw)
+    if not pool or w.shape[0] == 3:
+        return _convolve(x, _folded_rows(w), b, side, (1, 0, 0), out_hw, relu, pool)
+    y = _convolve(x, _folded_rows(w), b, side, (1, 0, 0), out_hw, relu)        # 2x2 pixels don't fit into 5x5
+    return None if y is None else max_pool(y, (2, 2), (2, 2), (0, 0), (out_hw[0] // 2, out_hw[1] // 2))
 
 
-def scatter(y, w, b, geometry, out_hw):
+def scatter(y, w, b, geometry, out_hw, relu=False):
     """As convolution.scatter; None if the result isn't finite everywhere."""
     (top, _), (left, _) = geometry.padding
     if geometry.stride == (1, 1):
@@ -109,10 +115,10 @@ def scatter(y, w, b, geometry, out_hw):
         phases = w.reshape(2, 2, 2, 2, C, O)[::-1, :, ::-1]                  # [1 - t, a, 1 - t', b, c, o]
         taps = phases.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, O, 4 * C)
         source, target = (1, 1, 1), (2, top, left)
-    return _convolve(y, taps, b, source, target, out_hw)
+    return _convolve(y, taps, b, source, target, out_hw, relu)
 
 
-def weight_gradient(x, y, geometry, kernel_hw):
+def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
     """As convolution.weight_gradient; None if the result isn't finite everywhere, or a sum over no images."""
     if not len(y):
         return None
@@ -123,14 +129,16 @@ def weight_gradient(x, y, geometry, kernel_hw):
     grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
     tiles = max(8, CACHE // (4 * N * N * (rows + O)))
     parts = empty((max(1, min(MOST_PARTS, len(y) * math.prod(grid) // tiles)), N, N, rows, O), x.dtype)
+    y_sums = np.empty((len(parts), O))
     scratch = _scratch(tiles, rows, O, max((source[0] * N)**2 * C, (N + 1 - r)**2 * O))
-    add_products(x, y, parts, np.zeros(O, x.dtype), source, grid, r, tiles, scratch)
+    add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch)
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = empty((r, r, rows, O), x.dtype)
     weights_back(U, w)
     if not np.isfinite(w).all():
         return None
-    return w if r == 3 else w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, C, O)
+    w = w if r == 3 else w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, C, O)
+    return w, y_sums.sum(0).astype(x.dtype) if sums_y else None
 
 
 def _folded_rows(w):
@@ -141,24 +149,27 @@ def _folded_rows(w):
     return w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * C, O)
 
 
-def _convolve(x, taps, b, source, target, out_hw):
+def _convolve(x, taps, b, source, target, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
     r, _, rows, columns = taps.shape
     s = target[0]
     x = np.ascontiguousarray(x)
-    y = empty((len(x), *out_hw, columns // s**2), x.dtype)
+    y = empty((len(x), *(n // 2 if pool else n for n in out_hw), columns // s**2), x.dtype)
+    places = empty(y.shape if pool else (0, 0, 0, 0), np.uint8)
     U = empty((N, N, rows, columns), x.dtype)
     transform_weights(aligned(taps), U)
     m = N + 1 - r
     grid = tuple(-(-(size + before) // (s * m)) for size, before in zip(out_hw, target[1:], strict=True))
     total = len(x) * math.prod(grid)
     tiles = max(8, min(64, CACHE // (4 * N * N * (rows + columns)), total // TASKS) // 8 * 8)
-    tasks = -(-total // tiles)
-    sums = empty((tasks,), x.dtype)
+    checks = zeros((-(-total // tiles), LANES), x.dtype)
     scratch = _scratch(tiles, rows, columns, max((source[0] * N)**2 * x.shape[3], (s * m)**2 * y.shape[3]))
     bias = np.zeros(y.shape[3], x.dtype) if b is None else np.ascontiguousarray(b)
-    convolve(x, U, np.zeros(columns, x.dtype), bias, y, source, target, grid, r, tiles, sums, scratch)
-    return y if np.isfinite(sums).all() else None
+    epilogue = bias, x.dtype.type(0 if relu else -np.inf), places
+    convolve(x, U, np.zeros(columns, x.dtype), y, epilogue, source, target, grid, r, tiles, checks, scratch)
+    if not np.isfinite(checks).all():
+        return None
+    return (y, places) if pool else y
 
 
 def _scratch(tiles, rows, columns, window):
@@ -179,9 +190,9 @@ def transform_weights(w, U):
 def _transform_row(w, U, r, begin, step, O):
     for o in range(begin, begin + O, LANES):
         if r == 3:
-            transform("G3", (w, o, 3 * step, step), (U, o, N * step, step), None)
+            transform("G3", (w, o, 3 * step, step), (U, o, N * step, step))
         else:
-            transform("G2", (w, o, 2 * step, step), (U, o, N * step, step), None)
+            transform("G2", (w, o, 2 * step, step), (U, o, N * step, step))
 
 
 @kernel
@@ -196,24 +207,28 @@ def weights_back(U, w):
 def _row_back(U, w, r, begin, step, O):
     for o in range(begin, begin + O, LANES):
         if r == 3:
-            transform("GT3", (U, o, N * step, step), (w, o, 3 * step, step), None)
+            transform("GT3", (U, o, N * step, step), (w, o, 3 * step, step))
         else:
-            transform("GT2", (U, o, N * step, step), (w, o, 2 * step, step), None)
+            transform("GT2", (U, o, N * step, step), (w, o, 2 * step, step))
 
 
 @kernel
-def convolve(x, U, zeros, bias, y, source, target, grid, r, tiles, sums, scratch):
-    """A task is a block of tiles; its bits are the same in whichever lane."""
+def convolve(x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch):
+    """A task is a block of tiles; its bits are the same in whichever lane.
+
+    epilogue = (bias, floor, places): y = max(... + bias, floor), of which every 2x2 pixels only the largest where
+    there is room for their places. checks[task] = the sum of all that it found, not finite if any of it isn't.
+    """
     for lane in prange(len(scratch)):
-        for task in range(np.int64(lane), len(sums), len(scratch)):
-            sums[task] = _convolve_tiles(task * tiles, x, U, zeros, bias, y, source, target, grid, r, tiles,
-                                         scratch[lane])
+        for task in range(np.int64(lane), len(checks), len(scratch)):
+            _convolve_tiles(task, len(scratch), x, U, zeros, y, epilogue, source, target, grid, r, tiles,
+                            checks.reshape(-1), scratch[lane])
 
 
 @inner
-def _convolve_tiles(first, x, U, zeros, bias, y, source, target, grid, r, tiles, scratch):
-    """Returns the sum of all that it wrote, which is not finite if any of it isn't."""
+def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch):
     _, _, C, O = U.shape
+    first = task * tiles
     count = min(tiles, len(x) * grid[0] * grid[1] - first)
     v_step, m_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
     V, M = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + m_step)]
@@ -223,7 +238,11 @@ def _convolve_tiles(first, x, U, zeros, bias, y, source, target, grid, r, tiles,
     for p in range(N * N):
         block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * C * O, STAY, STAY, O),
               (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (1, 1, C), (1, count), O)
-    return _from_places(M, m_step, bias, y, (first, count), target, grid, m, window)
+        _ask_for(x, first + lanes * tiles, tiles, source, grid, m, N, p)
+    if epilogue[2].size:
+        _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
+    else:
+        _from_places(M, m_step, y, epilogue, (first, count), target, grid, m, window, (checks, task * LANES))
 
 
 @inner
@@ -236,55 +255,94 @@ def _to_places(x, tiles, side, grid, m, size, V, step, window):
     s, top, left = side
     _, H, W, C = x.shape
     width = s * size
-    for i in range(count):
-        n, row, column = _place(first + i, grid)
+    n, row, column = _place(first, grid)
+    to = 0
+    for _ in range(count):
         h, l = row * m * s - top, column * m * s - left
         if h >= 0 and l >= 0 and h + width <= H and l + width <= W:
             pixels, at, pitch = x.reshape(-1), ((n * H + h) * W + l) * C, W * C
         else:
             load_window(x, n, h, h + width, l, width, window)
             pixels, at, pitch = window, 0, width * C
-        for ab in range(s * s):
-            begin = at + ab // s * pitch + ab % s * C
-            for c in range(0, C, LANES):
-                from_ = (pixels, begin + c, s * pitch, s * C)
-                to = (V, (i * s * s + ab) * C + c, N * step, step)
-                if size == N:
-                    transform("BT", from_, to, None)
-                elif size == 4:
-                    transform("A3", from_, to, None)
-                else:
-                    transform("A2", from_, to, None)
+        for a in range(s):
+            for b in range(s):
+                begin = at + a * pitch + b * C
+                for c in range(0, C, LANES):
+                    from_ = (pixels, begin + c, s * pitch, s * C)
+                    if size == N:
+                        transform("BT", from_, (V, to + c, N * step, step))
+                    elif size == 4:
+                        transform("A3", from_, (V, to + c, N * step, step))
+                    else:
+                        transform("A2", from_, (V, to + c, N * step, step))
+                to += C
+        n, row, column = _next(n, row, column, grid)
 
 
 @inner
-def _from_places(M, step, bias, y, tiles, side, grid, m, window):
-    """y's tiles = A^T M A + bias; returns the sum of all that it wrote"""
+def _from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
+    """y's tiles = max(A^T M A + bias, floor)"""
     first, count = tiles
     s, top, left = side
+    bias, floor, _ = epilogue
     _, H, W, O = y.shape
     width = s * m
-    total = y.dtype.type(0)
-    for i in range(count):
-        n, row, column = _place(first + i, grid)
+    n, row, column = _place(first, grid)
+    at_m = 0
+    for _ in range(count):
         h, l = row * width - top, column * width - left
         inside = h >= 0 and l >= 0 and h + width <= H and l + width <= W
         if inside:
             pixels, at, pitch = y.reshape(-1), ((n * H + h) * W + l) * O, W * O
         else:
             pixels, at, pitch = window, 0, width * O
-        for ab in range(s * s):
-            begin = at + ab // s * pitch + ab % s * O
-            for o in range(0, O, LANES):
-                from_ = (M, (i * s * s + ab) * O + o, N * step, step)
-                to = (pixels, begin + o, s * pitch, s * O)
-                if m == 4:
-                    total += transform("AT3", from_, to, (bias, o))
-                else:
-                    total += transform("AT2", from_, to, (bias, o))
+        for a in range(s):
+            for b in range(s):
+                begin = at + a * pitch + b * O
+                for o in range(0, O, LANES):
+                    from_, to = (M, at_m + o, N * step, step), (pixels, begin + o, s * pitch, s * O)
+                    if m == 4:
+                        finish("AT3", from_, to, (bias, o), floor, check)
+                    else:
+                        finish("AT2", from_, to, (bias, o), floor, check)
+                at_m += O
         if not inside:
             store_window(window, n, h, h + width, l, width, y)
-    return total
+        n, row, column = _next(n, row, column, grid)
+
+
+@inner
+def _from_places_pooled(M, step, y, epilogue, tiles, grid, window, check):
+    """y's tiles = max(pool(A^T M A + bias), floor), which are of 2x2 pixels, and where in M's the largest were"""
+    first, count = tiles
+    bias, floor, places = epilogue
+    _, H, W, O = y.shape
+    place_window = np.empty(4 * O, np.uint8)
+    n, row, column = _place(first, grid)
+    for i in range(count):
+        h, l = row * 2, column * 2
+        inside = h + 2 <= H and l + 2 <= W
+        at = ((n * H + h) * W + l) * O if inside else 0
+        pitch = W * O if inside else 2 * O
+        pixels, ranks = (y.reshape(-1), places.reshape(-1)) if inside else (window, place_window)
+        for o in range(0, O, LANES):
+            finish_pooled("AT3", (M, i * O + o, N * step, step), (pixels, at + o, pitch, O), (ranks, at + o, pitch, O),
+                          (bias, o), floor, check)
+        if not inside:
+            store_window(window, n, h, h + 2, l, 2, y)
+            store_window(place_window, n, h, h + 2, l, 2, places)
+        n, row, column = _next(n, row, column, grid)
+
+
+@inner
+def _ask_for(x, first, tiles, side, grid, m, size, part):
+    """Ask the memory for the part-th of N x N parts of what a later block of tiles will read."""
+    s, top, left = side
+    count = min(tiles, len(x) * grid[0] * grid[1] - first)
+    for i in range(part * count // (N * N), (part + 1) * count // (N * N)):
+        n, row, column = _place(first + i, grid)
+        h, l = row * m * s - top, column * m * s - left
+        prefetch_window(x, n, h, h + s * size, l + s * (size - m), l + s * size)
 
 
 @inner
@@ -294,32 +352,56 @@ def _place(tile, grid):
     return tile // (rows * columns), tile // columns % rows, tile % columns
 
 
+@inner
+def _next(n, row, column, grid):
+    """Of the tile after that one. (To divide takes longer than the rest of a tile's bookkeeping.)"""
+    column += 1
+    if column == grid[1]:
+        row, column = row + 1, 0
+    if row == grid[0]:
+        n, row = n + 1, 0
+    return n, row, column
+
+
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 @kernel
-def add_products(x, y, parts, zeros, source, grid, r, tiles, scratch):
-    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place"""
+def add_products(x, y, parts, y_sums, zeros, source, grid, r, tiles, scratch):
+    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place; y_sums[k] of y's pixels"""
     for lane in prange(len(scratch)):
         for k in range(np.int64(lane), len(parts), len(scratch)):
-            _add_part(k, x, y, parts, zeros, source, grid, r, tiles, scratch[lane])
+            _add_part(k, x, y, parts, y_sums[k], zeros, source, grid, r, tiles, scratch[lane])
 
 
 @inner
-def _add_part(k, x, y, parts, zeros, source, grid, r, tiles, scratch):
+def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
     _, _, _, C, O = parts.shape
     m = N + 1 - r
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
     V, D = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + d_step)]
     window = scratch[N * N * (v_step + d_step):]
     sums = parts[k].reshape(-1)
+    y_sum[:] = 0
     everything = len(x) * grid[0] * grid[1]
     begin, end = k * everything // len(parts), (k + 1) * everything // len(parts)
     for first in range(begin, end, tiles):
         count = min(tiles, end - first)
         _to_places(x, (first, count), source, grid, m, N, V, v_step, window)
         _to_places(y, (first, count), (1, 0, 0), grid, m, m, D, d_step, window)
+        _add_pixels(D[SUM_PLACE * d_step:], count, y_sum)
         for p in range(N * N):
             here = (sums, p * C * O, STAY, O)
             start = here if first > begin else (zeros, STAY, STAY, STAY)
             block((V, p * v_step, STAY, NEXT, STAY, STAY, C), (D, p * d_step, STAY, STAY, O),
                   start, here, (1, 1, count), (1, C), O)
+            _ask_for(x, first + tiles, tiles, source, grid, m, N, p)
+            _ask_for(y, first + tiles, tiles, (1, 0, 0), grid, m, m, p)
+
+
+@inner
+def _add_pixels(totals, count, y_sum):
+    """y_sum += A y A^T at the place of the point 1 along both axes, the sum of a tile's pixels, of each tile"""
+    for i in range(count):
+        line = totals[i * len(y_sum):(i + 1) * len(y_sum)]
+        for o in range(len(y_sum)):
+            y_sum[o] += line[o]

@@ -28,9 +28,11 @@ Toom 1963; Cook 1966; Winograd, Arithmetic complexity of computations, 1980; Lav
 convolutional neural networks, CVPR 2016 (arXiv:1509.09308).
 """
 
+import functools
 from fractions import Fraction
 
 import numpy as np
+from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
@@ -55,13 +57,23 @@ def interpolation():
 
     That of infinity is 0 at all points and has the highest coefficient 1.
     """
-    rows = [_vanishing(POINTS[:j] + POINTS[j + 1:]) for j in range(N - 1)]
-    values = [sum(c * a**i for i, c in enumerate(row)) for a, row in zip(POINTS, rows, strict=True)]
-    rows = [[c / value for c in row] + [Fraction(0)] for row, value in zip(rows, values, strict=True)]
-    return np.array([*rows, _vanishing(POINTS)])
+    return (np.vstack(_monic()).T / _values()).T
 
 
-def _vanishing(points):
+def _monic():
+    """interpolation()'s rows, but with the highest coefficient 1: the products of (z - b) over the other points b."""
+    others = [POINTS[:j] + POINTS[j + 1:] for j in range(N - 1)]
+    return [_shifted(_product(points), 0, N) for points in [*others, POINTS]]
+
+
+def _values():
+    """What they are at their own points."""
+    rows = _monic()
+    return np.array([sum(c * a**i for i, c in enumerate(row)) for a, row in zip(POINTS, rows, strict=False)]
+                    + [Fraction(1)])
+
+
+def _product(points):
     """The coefficients of (z - a)(z - b)... from the lowest up."""
     coefficients = [Fraction(1)]
     for a in points:
@@ -70,56 +82,161 @@ def _vanishing(points):
     return coefficients
 
 
+def _shifted(coefficients, k, length):
+    """The coefficients of z^k times a polynomial, filled up with zeros."""
+    return np.array(([Fraction(0)] * k + coefficients + [Fraction(0)] * length)[:length])
+
+
+def _two_steps():
+    """B^T with monic rows, as the product of two matrices that are mostly zeros: 16 additions in place of 24.
+
+    The points but for 0 are taken in pairs, f(z) = (z - 1)(z + 1) and g(z) = (z - 2)(z + 1/2). Every row is f or g
+    times what is left of the other, of degree 2 at most:
+
+        0: f g     1: z (z + 1) g     -1: z (z - 1) g     2: z (z + 1/2) f     -1/2: z (z - 2) f     infinity: z f g
+
+    so the first step multiplies by g or f (at the shifts z^0 to z^3 and z^1 to z^2), the second by what is left.
+    """
+    f, g = POINTS[1:3], POINTS[3:5]
+    first = [_shifted(_product(g), k, N) for k in range(4)] + [_shifted(_product(f), k, N) for k in (1, 2)]
+    left = [(_product(f), 0), *[(_product([b]), 1) for b in f[::-1]], *[(_product([b]), 4) for b in g[::-1]],
+            (_product(f), 1)]
+    return np.array([_shifted(*row, N) for row in left]), np.array(first)
+
+
 def _matrices():
-    """All of them, by name. A factor that moves from a row of B^T to that of G changes nothing: the one by which the
-    row of B^T becomes simple, its smallest entry 1."""
-    bt = interpolation()
-    scale = np.array([min(abs(c) for c in row if c) for row in bt])[:, None]
-    matrices = {"BT": bt / scale}
+    """All of them, by name, each as the factors whose product it is.
+
+    A factor that moves from a row of B^T to that of G changes nothing: B^T's rows are monic.
+    """
+    matrices = {"BT": _two_steps()}
     for r in (2, 3):
-        g, a = evaluation(r) * scale, evaluation(N + 1 - r)
-        matrices |= {f"G{r}": g, f"GT{r}": g.T, f"A{r}": a, f"AT{r}": a.T}
-    return {name: m.astype(float) for name, m in matrices.items()}
+        g, a = (evaluation(r).T / _values()).T, evaluation(N + 1 - r)
+        matrices |= {f"G{r}": (g,), f"GT{r}": (g.T,), f"A{r}": (a,), f"AT{r}": (a.T,)}
+    return {name: [factor.astype(float) for factor in factors] for name, factors in matrices.items()}
 
 
 MATRICES = _matrices()
 
 
+# ---- On vectors of channels --------------------------------------------------------------------------------
+
 @intrinsic(prefer_literal=True)
-def _transform(typing, name, source, target, bias):
-    """target = M source M^T + bias for a vector of channels at each place; returns the sum of all that it wrote.
+def _transform(typing, name, source, target):
+    """target = M source M^T for a vector of channels at each place.
 
     name: of M in MATRICES, which is (P, Q). source (Q, Q) and target (P, P) are (array, offset, step of the rows, of
-    the columns), bias (array, offset) or None.
+    the columns).
     """
     if not isinstance(name, types.StringLiteral):
         return None
-    matrix = MATRICES[name.literal_value]
-    signature = source[0].dtype(name, source, target, bias)
+    factors = MATRICES[name.literal_value]
 
     def codegen(context, builder, signature, arguments):
         x, y = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2))
         vector = Vector(builder, signature.args[1][0].dtype)
-        outputs, inputs = matrix.shape
-        rows = [_combine(vector, matrix, [vector.load(place, None) for place in line]) for line in _places(x, inputs)]
-        columns = [_combine(vector, matrix, column) for column in zip(*rows, strict=True)]
-        if not isinstance(signature.args[3], types.NoneType):
-            added = vector.load(Operand(context, builder, signature.args[3], arguments[3]).at(), None)
-            columns = [[vector.add(value, added) for value in column] for column in columns]
-        for line, values in zip(_places(y, outputs), zip(*columns, strict=True), strict=True):
-            for place, value in zip(line, values, strict=True):
-                vector.store(value, place, None)
-        return vector.sum([value for column in columns for value in column])
+        _store(vector, _sandwich(vector, factors, x), y)
+        return context.get_dummy_value()
 
-    return signature, codegen
+    return types.none(name, source, target), codegen
+
+
+@intrinsic(prefer_literal=True)
+def _finish(typing, name, source, target, bias, floor, check):
+    """target = max(M source M^T + bias, floor); check += the sum of what was there before the floor.
+
+    bias and check are (array, offset), floor is a number. If a sum is finite, so is all that it was made of.
+    """
+    if not isinstance(name, types.StringLiteral):
+        return None
+    factors = MATRICES[name.literal_value]
+
+    def codegen(context, builder, signature, arguments):
+        x, y, b, c = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2, 3, 5))
+        vector = Vector(builder, signature.args[1][0].dtype)
+        values = _with_bias(vector, _sandwich(vector, factors, x), b, c)
+        floor = vector.spread(arguments[4])
+        _store(vector, [[vector.maximum(value, floor) for value in line] for line in values], y)
+        return context.get_dummy_value()
+
+    return types.none(name, source, target, bias, floor, check), codegen
+
+
+@intrinsic(prefer_literal=True)
+def _finish_pooled(typing, name, source, target, places, bias, floor, check):
+    """As _finish, but of every 2x2 pixels only the largest goes to target, and which it was, 0 to 3, to places.
+
+    The first of equal ones is taken, and NaN beats every number.
+    """
+    if not isinstance(name, types.StringLiteral):
+        return None
+    factors = MATRICES[name.literal_value]
+
+    def codegen(context, builder, signature, arguments):
+        x, y, k, b, c = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2, 3, 4, 6))
+        vector = Vector(builder, signature.args[1][0].dtype)
+        values = _with_bias(vector, _sandwich(vector, factors, x), b, c)
+        floor = vector.spread(arguments[5])
+        pairs = range(0, len(values), 2)
+        best = [[vector.largest([values[i + u][j + v] for u in (0, 1) for v in (0, 1)]) for j in pairs] for i in pairs]
+        _store(vector, [[vector.maximum(value, floor) for value, _ in line] for line in best], y)
+        for line, ranks in zip(_places(k, len(pairs)), best, strict=True):
+            for place, (_, rank) in zip(line, ranks, strict=True):
+                vector.store_bytes(rank, place)
+        return context.get_dummy_value()
+
+    return types.none(name, source, target, places, bias, floor, check), codegen
+
+
+def _sandwich(vector, factors, x):
+    """M x M^T as lines of vectors: the rows first, then the columns."""
+    size = factors[-1].shape[1]
+    lines = [[vector.load(place, None) for place in line] for line in _places(x, size)]
+    for _ in range(2):
+        for factor in factors[::-1]:
+            lines = [_combine(vector, factor, line) for line in lines]
+        lines = list(zip(*lines, strict=True))
+    return lines
+
+
+def _with_bias(vector, lines, bias, check):
+    """The vectors plus the bias; their sum is added to what is at `check`."""
+    added = vector.load(bias.at(), None)
+    lines = [[vector.add(value, added) for value in line] for line in lines]
+    total = vector.load(check.at(), None)
+    for value in (functools.reduce(vector.add, line) for line in lines):
+        total = vector.add(total, value)
+    vector.store(total, check.at(), None)
+    return lines
+
+
+def _store(vector, lines, y):
+    for line, values in zip(_places(y, len(lines)), lines, strict=True):
+        for place, value in zip(line, values, strict=True):
+            vector.store(value, place, None)
 
 
 def _places(operand, size):
-    """The addresses of size x size places."""
-    down, across = operand.steps
+    """The addresses of size x size places, each a step on from the one before."""
     builder = operand.builder
-    return [[operand.at(builder.mul(down, I64(i)), builder.mul(across, I64(j))) for j in range(size)]
-            for i in range(size)]
+    down, across = (_unknown(builder, step) for step in operand.steps)
+    lines, start = [], operand.start
+    for _ in range(size):
+        line = [start]
+        for _ in range(size - 1):
+            line.append(builder.gep(line[-1], [across]))
+        lines.append(line)
+        start = builder.gep(start, [down])
+    return lines
+
+
+def _unknown(builder, number):
+    """The same number, of which LLVM thinks that it could be another one each time.
+
+    Or else it would compute all addresses before the loop: more than there are registers, each then to be loaded.
+    """
+    same = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0", side_effect=True)
+    return builder.call(same, [number])
 
 
 def _combine(vector, matrix, values):
@@ -159,21 +276,48 @@ def _sum(vector, row, values):
     return total
 
 
-def _transform_numpy(name, source, target, bias):
-    """The same in NumPy, for NUMBA_DISABLE_JIT=1."""
-    def view(operand, size):
-        array, offset, down, across = operand
-        steps = [step * array.itemsize for step in (down, across, 1)]
-        lanes = VECTOR_BYTES // array.itemsize
-        return np.lib.stride_tricks.as_strided(array[offset:], (size, size, lanes), steps)
+# ---- The same in NumPy, for NUMBA_DISABLE_JIT=1 ------------------------------------------------------------
 
-    matrix = MATRICES[name].astype(source[0].dtype)
-    y = np.einsum("ia,abv,jb->ijv", matrix, view(source, matrix.shape[1]), matrix)
-    if bias is not None:
-        array, offset = bias
-        y += array[offset:offset + y.shape[2]]
-    view(target, len(matrix))[...] = y
-    return y.sum()
+def _view(operand, size):
+    array, offset, down, across = operand
+    steps = [step * array.itemsize for step in (down, across, 1)]
+    return np.lib.stride_tricks.as_strided(array[offset:], (size, size, VECTOR_BYTES // 4), steps)
 
 
-transform = _transform_numpy if config.DISABLE_JIT else _transform
+def _sandwich_numpy(name, source):
+    matrix = functools.reduce(np.matmul, MATRICES[name]).astype(source[0].dtype)
+    return np.einsum("ia,abv,jb->ijv", matrix, _view(source, matrix.shape[1]), matrix)
+
+
+def _with_bias_numpy(y, bias, check):
+    y = y + _lanes(*bias)
+    _lanes(*check)[...] += y.sum((0, 1))
+    return y
+
+
+def _lanes(array, offset):
+    return array[offset:offset + VECTOR_BYTES // 4]
+
+
+def _transform_numpy(name, source, target):
+    y = _sandwich_numpy(name, source)
+    _view(target, len(y))[...] = y
+
+
+def _finish_numpy(name, source, target, bias, floor, check):
+    y = _with_bias_numpy(_sandwich_numpy(name, source), bias, check)
+    _view(target, len(y))[...] = np.maximum(y, floor)
+
+
+def _finish_pooled_numpy(name, source, target, places, bias, floor, check):
+    y = _with_bias_numpy(_sandwich_numpy(name, source), bias, check)
+    half = len(y) // 2
+    fours = y.reshape(half, 2, half, 2, -1).transpose(0, 2, 1, 3, 4).reshape(half, half, 4, -1)
+    _view(target, half)[...] = np.maximum(fours.max(2), floor)
+    _view(places, half)[...] = fours.argmax(2)                           # argmax, too, takes the first NaN there is
+
+
+if config.DISABLE_JIT:
+    transform, finish, finish_pooled = _transform_numpy, _finish_numpy, _finish_pooled_numpy
+else:
+    transform, finish, finish_pooled = _transform, _finish, _finish_pooled

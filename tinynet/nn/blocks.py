@@ -1,5 +1,6 @@
 """Modules made of modules: one after the other, and a block with its input added."""
 
+from tinynet.nn.fusion import steps
 from tinynet.nn.module import Module, headline
 
 
@@ -7,7 +8,7 @@ class Sequential(Module):
     """y = layers[-1](... layers[1](layers[0](x))): the layers one after the other.
 
     Its parts are named "0", "1", ...; len(), iteration and indexing work, and a slice is a Sequential of the
-    same layers.
+    same layers. Where layers can be computed together, they are: see nn/fusion.py.
 
     >>> from tinynet import nn
     >>> nn.Sequential(nn.Conv2d(3, 8, 3, padding="same"), nn.ReLU(), nn.Flatten())
@@ -27,8 +28,8 @@ class Sequential(Module):
             setattr(self, str(index), layer)
 
     def forward(self, x):
-        for layer in self:
-            x = layer(x)
+        for layer, options in steps(list(self)):
+            x = layer(x, **options)
         return x
 
     def __len__(self):

@@ -10,6 +10,7 @@ import numpy as np
 from tinynet import ops
 from tinynet.nn import init
 from tinynet.nn.module import Module, Parameter
+from tinynet.ops.convolution import NOTHING
 from tinynet.shapes import conv_geometry, integer, output_padding_for, padding_pairs, pair
 from tinynet.tensor import as_tensor
 
@@ -36,9 +37,11 @@ class Conv2d(Module):
         self.weight = Parameter(init.he_normal(shape, fan_in))
         self.bias = _zeros(out_channels) if bias else None
 
-    def forward(self, x):
-        return ops.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding,
-                          dilation=self.dilation, groups=self.groups)
+    def forward(self, x, parameters=None, then=NOTHING):
+        """parameters: (weight, bias) in place of the layer's own; then: what to do before y is written."""
+        weight, bias = parameters or (self.weight, self.bias)
+        return ops.conv2d(x, weight, bias, stride=self.stride, padding=self.padding,
+                          dilation=self.dilation, groups=self.groups, then=then)
 
 
 class ConvTranspose2d(Module):
@@ -67,13 +70,15 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(init.he_normal(shape, fan_in))
         self.bias = _zeros(out_channels) if bias else None
 
-    def forward(self, x, output_size=None):
+    def forward(self, x, output_size=None, parameters=None, then=NOTHING):
+        """parameters: (weight, bias) in place of the layer's own; then: what to do before y is written."""
+        weight, bias = parameters or (self.weight, self.bias)
         geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation,
                     "groups": self.groups}
         extra = self.output_padding
         if output_size is not None:
             extra = output_padding_for(output_size, as_tensor(x).shape, self.weight.shape, **geometry)
-        return ops.conv_transpose2d(x, self.weight, self.bias, output_padding=extra, **geometry)
+        return ops.conv_transpose2d(x, weight, bias, output_padding=extra, then=then, **geometry)
 
 
 class Dense(Module):
@@ -208,9 +213,11 @@ class BatchNorm2d(Module):
         self.running_mean = np.zeros(num_features, np.float32)
         self.running_var = np.ones(num_features, np.float32)
 
-    def forward(self, x):
-        return ops.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
-                              self.momentum, self.eps)
+    def forward(self, x, relu=False):
+        """relu: max(y, 0) in the same passes over memory."""
+        y = ops.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
+                           self.momentum, self.eps)
+        return ops.relu(y) if relu else y
 
 
 class GroupNorm(Module):

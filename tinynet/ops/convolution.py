@@ -13,47 +13,84 @@ which is linear in each of the three. Leaving one of them out leaves a sum that 
 The derivative of a product in one factor is the product of the others. So the gradients of each of the three are the
 other two, the gradients of those are again among the three, and convolutions can be differentiated as often as one
 likes. This is why a convolution's input gradient is a transposed convolution, and the other way round.
+
+What follows a convolution can be done to each of its pixels while they are at hand, before they are written: that
+saves a journey to the memory and back, which takes longer than the work. `then` tells what; nn.Sequential finds out.
 """
+
+from typing import NamedTuple
 
 from tinynet.autograd import Op
 from tinynet.kernels import convolution as kernels
+from tinynet.kernels.reduction import sum_rows
+from tinynet.ops.activation import ReluGrad
+from tinynet.ops.pooling import MaxPoolGrad, Window
 from tinynet.shapes import conv2d_shapes, conv_transpose2d_shapes
 from tinynet.tensor import as_tensor
 
 
+class Then(NamedTuple):
+    """What is done to a result z before it is written: y = pool(relu(z)), or one of them, or none."""
+
+    relu: bool = False
+    pool: bool = False  # the largest of each 2x2 pixels
+
+
+NOTHING = Then()
+
+
 class Gather(Op):
-    """y = x * w + b;  gx = Scatter(gy, w),  gw = WeightGradient(x, gy),  gb = sum gy over the pixels"""
+    """z = x * w + b,  y = then(z);  gx = Scatter(gz, w),  gw = WeightGradient(x, gz),  gb = sum gz over the pixels"""
 
-    keeps = ("x", "w")
-
-    def __init__(self, geometry, out_hw):
-        self.geometry, self.out_hw = geometry, out_hw
+    def __init__(self, geometry, out_hw, then=NOTHING):
+        self.geometry, self.out_hw, self.then = geometry, out_hw, then
+        self.keeps = ("x", "w", "output") if then.relu else ("x", "w")
 
     def forward(self, x, w, b=None):
         self.x_hw, self.w_hw = x.shape[1:3], w.shape[:2]
-        return kernels.gather(x, w, b, self.geometry, self.out_hw)
+        result = kernels.gather(x, w, b, self.geometry, self.out_hw, *self.then)
+        if not self.then.pool:
+            return result
+        y, places = result
+        if any(self.needs):
+            self.places = places
+        return y
 
     def backward(self, gy):
         needs_x, needs_w, needs_b = self.needs
-        gx = Scatter(self.geometry, self.x_hw)(gy, self.w) if needs_x else None
-        gw = WeightGradient(self.geometry, self.w_hw)(self.x, gy) if needs_w else None
-        return gx, gw, gy.sum((0, 1, 2)) if needs_b else None
+        gz = self._through_then(gy)
+        gx = Scatter(self.geometry, self.x_hw)(gz, self.w) if needs_x else None
+        weight_gradient = WeightGradient(self.geometry, self.w_hw, needs_b)
+        gw = weight_gradient(self.x, gz) if needs_w else None
+        gb = PixelSum(weight_gradient.y_sum)(gz) if needs_b else None
+        return gx, gw, gb
+
+    def _through_then(self, gy):
+        """The gradient of z: the ReLU's gate first, then back to where the largest pixels stood."""
+        if self.then.relu:
+            gy = ReluGrad()(gy, self.output.detach())
+        if self.then.pool:
+            _, *half, channels = gy.shape
+            window = Window((2, 2), (2, 2), (0, 0), tuple(half))
+            gy = MaxPoolGrad(window, self.places, (gy.shape[0], *self.out_hw, channels))(gy)
+        return gy
 
 
 class Scatter(Op):
-    """x = y spread by w, + b;  gy = Gather(gx, w),  gw = WeightGradient(gx, y),  gb = sum gx over the pixels"""
+    """z = y spread by w, + b,  x = relu(z) or z;  gy = Gather(gz, w),  gw = WeightGradient(gz, y),  gb = sum gz"""
 
-    keeps = ("y", "w")
-
-    def __init__(self, geometry, out_hw):
-        self.geometry, self.out_hw = geometry, out_hw
+    def __init__(self, geometry, out_hw, relu=False):
+        self.geometry, self.out_hw, self.relu = geometry, out_hw, relu
+        self.keeps = ("y", "w", "output") if relu else ("y", "w")
 
     def forward(self, y, w, b=None):
         self.y_hw, self.w_hw = y.shape[1:3], w.shape[:2]
-        return kernels.scatter(y, w, b, self.geometry, self.out_hw)
+        return kernels.scatter(y, w, b, self.geometry, self.out_hw, self.relu)
 
     def backward(self, gx):
         needs_y, needs_w, needs_b = self.needs
+        if self.relu:
+            gx = ReluGrad()(gx, self.output.detach())
         gy = Gather(self.geometry, self.y_hw)(gx, self.w) if needs_y else None
         gw = WeightGradient(self.geometry, self.w_hw)(gx, self.y) if needs_w else None
         return gy, gw, gx.sum((0, 1, 2)) if needs_b else None
@@ -63,13 +100,15 @@ class WeightGradient(Op):
     """w = x correlated with y;  gx = Scatter(y, gw),  gy = Gather(x, gw)"""
 
     keeps = ("x", "y")
+    y_sum = None
 
-    def __init__(self, geometry, kernel_hw):
-        self.geometry, self.kernel_hw = geometry, kernel_hw
+    def __init__(self, geometry, kernel_hw, sums_y=False):
+        self.geometry, self.kernel_hw, self.sums_y = geometry, kernel_hw, sums_y
 
     def forward(self, x, y):
         self.x_hw, self.y_hw = x.shape[1:3], y.shape[1:3]
-        return kernels.weight_gradient(x, y, self.geometry, self.kernel_hw)
+        w, self.y_sum = kernels.weight_gradient(x, y, self.geometry, self.kernel_hw, self.sums_y)
+        return w
 
     def backward(self, gw):
         gx = Scatter(self.geometry, self.x_hw)(self.y, gw) if self.needs[0] else None
@@ -77,7 +116,21 @@ class WeightGradient(Op):
         return gx, gy
 
 
-def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1):
+class PixelSum(Op):
+    """s = sum of y over the pixels, which the weight gradient finds by the way if it takes y;  gy = gs, repeated"""
+
+    def __init__(self, known=None):
+        self.known = known
+
+    def forward(self, y):
+        self.shape = y.shape
+        return sum_rows(y.reshape(-1, y.shape[-1])) if self.known is None else self.known
+
+    def backward(self, gs):
+        return gs.broadcast_to(self.shape)
+
+
+def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, then=NOTHING):
     """Convolution: every output pixel is a weighted sum of a window of the input.
 
         y[n, i, j, o] = b[o] + sum over u v c of
@@ -89,6 +142,7 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1):
     OH = (H + top + bottom - dilation*(KH - 1) - 1) // stride + 1.
     stride, dilation: an int or (h, w); padding: an int, (h, w), ((top, bottom), (left, right)) or "same".
     groups: channels are cut into that many parts, each convolved with its own part of w.
+    then: what is done to y before it is written, Then(relu=True), Then(pool=True) or both; pooling takes 2x2 pixels.
     Raises ValueError for shapes that don't fit, naming the sizes that would.
 
     >>> import numpy as np
@@ -99,10 +153,12 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1):
     """
     x, w, b = _tensors(x, w, b)
     geometry, out_hw = conv2d_shapes(x.shape, w.shape, b[0].shape if b else None, stride, padding, dilation, groups)
-    return Gather(geometry, out_hw)(x, w, *b)
+    if then.pool and min(out_hw) < 2:
+        raise ValueError(f"conv2d: the result has {out_hw[0]} x {out_hw[1]} pixels, but pooling takes 2 x 2 at least")
+    return Gather(geometry, out_hw, then)(x, w, *b)
 
 
-def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1):
+def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1, then=NOTHING):
     """Transposed convolution: the adjoint of conv2d with the same weight, which spreads where that one gathers.
 
         y[n, i*stride + u*dilation - top, j*stride + v*dilation - left, o] += x[n, i, j, c] w[u, v, o, c]
@@ -115,6 +171,7 @@ def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
     x: images (N, H, W, C); w: (KH, KW, O/groups, C), the weight of the convolution that it transposes; b: (O,).
     Gives (N, OH, OW, O) with OH = (H - 1)*stride - top - bottom + dilation*(KH - 1) + 1 + output_padding; several input
     sizes of the convolution share an output size, and output_padding (less than stride or dilation) tells them apart.
+    then: Then(relu=True) applies the rectifier before y is written.
     Raises ValueError for shapes that don't fit. Paper: Zeiler et al., Deconvolutional networks, CVPR 2010.
 
     >>> import numpy as np
@@ -129,7 +186,9 @@ def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
     geometry, out_hw = conv_transpose2d_shapes(
         x.shape, w.shape, b[0].shape if b else None, stride, padding, output_padding, dilation, groups
     )
-    return Scatter(geometry, out_hw)(x, w, *b)
+    if then.pool:
+        raise ValueError("conv_transpose2d: then can't pool; call max_pool2d on the result")
+    return Scatter(geometry, out_hw, then.relu)(x, w, *b)
 
 
 def _tensors(x, w, b):

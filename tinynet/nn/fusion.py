@@ -1,0 +1,80 @@
+"""Which layers of a Sequential are computed together: what follows a convolution is done before its result is written.
+
+The arithmetic of batch normalisation, ReLU and pooling is next to nothing, but each of them reads and writes whole
+images. It fits into the last step of the layer before, where a pixel is at hand anyway:
+
+    Conv2d, ConvTranspose2d    then  [BatchNorm2d]  [ReLU]  [MaxPool2d(2), after a Conv2d]
+    BatchNorm2d                then                 [ReLU]
+
+A BatchNorm2d joins in where it is a fixed factor and shift for each channel, in evaluation, and where nobody will ask
+for gradients: it then goes into the convolution's weight and bias, which changes the last digits. All else gives the
+same bits as one layer after the other. Layers of other classes, subclasses too, stand alone.
+"""
+
+import numpy as np
+
+from tinynet.autograd import is_recording
+from tinynet.nn.layers import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d, ReLU
+from tinynet.ops.convolution import Then
+from tinynet.shapes import pair
+from tinynet.tensor import as_tensor
+
+FOLLOWERS = {
+    Conv2d: (BatchNorm2d, ReLU, MaxPool2d),
+    ConvTranspose2d: (BatchNorm2d, ReLU),
+    BatchNorm2d: (ReLU,),
+}
+
+
+def steps(layers):
+    """(layer, options) of each call to be made: the options tell it to do those that follow, too.
+
+    >>> from tinynet import nn
+    >>> layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU()]
+    >>> [(type(layer).__name__, options) for layer, options in steps(layers)]
+    [('Conv2d', {'then': Then(relu=True, pool=True)}), ('ReLU', {})]
+    """
+    at = 0
+    while at < len(layers):
+        layer, found = layers[at], {}
+        at += 1
+        for kind in FOLLOWERS.get(type(layer), ()):
+            if at < len(layers) and type(layers[at]) is kind and _joins(layer, layers[at]):
+                found[kind] = layers[at]
+                at += 1
+        yield layer, _options(layer, found)
+
+
+def _joins(layer, follower):
+    """Can this follower, of a right class, be done together with that layer?"""
+    if type(follower) is BatchNorm2d:
+        return not (follower.training or is_recording()) and follower.num_features == layer.out_channels
+    if type(follower) is MaxPool2d:
+        stride = follower.kernel_size if follower.stride is None else follower.stride
+        sizes = [pair(size, "MaxPool2d", "window") for size in (follower.kernel_size, stride)]
+        return sizes == [(2, 2), (2, 2)] and follower.padding == 0
+    return True
+
+
+def _options(layer, found):
+    """The arguments of the layer's call that stand for the followers found."""
+    if not found:
+        return {}
+    if type(layer) is BatchNorm2d:
+        return {"relu": True}
+    options = {"then": Then(relu=ReLU in found, pool=MaxPool2d in found)}
+    if BatchNorm2d in found:
+        options["parameters"] = _normalized(layer, found[BatchNorm2d])
+    return options
+
+
+def _normalized(layer, norm):
+    """The convolution's weight and bias with the normalisation in them: (z - mean) r w + b is (r w) z + ..."""
+    scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
+    scale = scale * norm.weight.array if norm.affine else scale
+    start = 0 if layer.bias is None else layer.bias.array
+    shift = (start - norm.running_mean) * scale
+    shift = shift + norm.bias.array if norm.affine else shift
+    w = layer.weight.array                                           # (KH, KW, C, O), transposed (KH, KW, O, C)
+    per_output = scale if type(layer) is Conv2d else scale[:, None]
+    return as_tensor((w * per_output).astype(w.dtype)), as_tensor(shift.astype(w.dtype))
