@@ -16,9 +16,10 @@ Three things are not left to numba:
 - One of numba's threading layers kills the process if two Python threads launch kernels at once: a lock
   stands guard.
 
-Two habits keep compile times low. A kernel is one prange loop that calls an @inner function, because numba
-treats all that stands in a parallel function as possibly parallel. And it passes np.int64(i) on: prange
-counts in unsigned integers, for which numba would compile the callee a second time.
+Compiling once a kernel, and not its callees by themselves, is the business of parts.py. Three habits help, too.
+A kernel is one prange loop that calls an @inner function, because numba treats all that stands in a parallel
+function as possibly parallel. It passes np.int64(i) on: prange counts in unsigned integers, for which numba would
+compile the callee a second time. And tuples hold no literal numbers: each would be a type of its own.
 """
 import contextlib
 import functools
@@ -40,6 +41,8 @@ import numpy as np
 from numba import config, njit, prange
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
 
+from tinynet.kernels.parts import PartDispatcher, WholeCompiler
+
 __all__ = ["inner", "kernel", "prange"]
 
 # A sum may be reordered into vector lanes ("reassoc"), a product and a sum be fused ("contract"), a division
@@ -50,15 +53,15 @@ FLAGS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arc
 
 
 def inner(function):
-    """Compile `function` as a callee of kernels."""
-    return function if config.DISABLE_JIT else njit(**FLAGS)(function)
+    """Compile `function` as a callee of kernels; Python cannot call it."""
+    return function if config.DISABLE_JIT else PartDispatcher(function, FLAGS)
 
 
 def kernel(function):
     """Compile `function`, whose `prange` loops run in parallel, when it is first called with some dtype."""
     if config.DISABLE_JIT:
         return function
-    dispatcher = njit(parallel=True, **FLAGS)(function)
+    dispatcher = njit(parallel=True, no_cfunc_wrapper=True, pipeline_class=WholeCompiler, **FLAGS)(function)
     dispatcher._cache = _AnnouncingCache(function)      # cache=True would set numba's own
 
     @functools.wraps(function)
