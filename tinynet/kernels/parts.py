@@ -1,13 +1,15 @@
 """A kernel is compiled as a whole: what it consists of is linked into it, not optimised and emitted by itself.
 
-numba makes everything that it compiles ready to be called from Python: links in what a function calls, has LLVM optimise the
-lot, and emits machine code. A kernel is some five functions deep, and its parallel loop adds three layers more. Thus the
-innermost loop was optimised and emitted nine times over, and three quarters of the time went into machine code that nobody
-ever called. Here such layers are *parts*. They stay as they come from numba until the kernel itself links all of
-them, optimises them once, and emits them once. (That halves the time to compile. The code is as fast.)
+numba makes everything that it compiles ready to be called from Python: it links in what a function calls, has
+LLVM optimise the lot, and emits machine code. A kernel is some five functions deep, and its parallel loop adds
+three layers more. Thus the innermost loop was optimised and emitted nine times over, and three quarters of the
+time went into machine code that nobody ever called. Here such layers are *parts*. They stay as they come from
+numba until the kernel itself links all of them, optimises them once, and emits them once. That halves the time
+to compile; the code is as fast.
 
-numba foresees this much: a compiler may be given to a function (`pipeline_class`), the compiler has a *context*, which says how
-functions become callable, and the context has a *library* for each function, which holds its code.
+numba foresees this much: a function may be given its own compiler (`pipeline_class`); the compiler has a
+*context*, which says how functions become callable; and the context has a *library* for each function, which
+holds its code.
 """
 
 import copy
@@ -42,8 +44,8 @@ class PartDispatcher(CPUDispatcher):
         self.overloads[tuple(result.signature.args)] = result
 
     def _compile_for_args(self, *arguments, **_):
-        raise TypeError(f"{self.__name__} is an @inner function, which Python cannot call: call it from a @kernel, or "
-                        f"set NUMBA_DISABLE_JIT=1")
+        raise TypeError(f"{self.__name__} is an @inner function, which Python cannot call: call it from a "
+                        "@kernel, or set NUMBA_DISABLE_JIT=1")
 
 
 class _Part(JITCodeLibrary):
