@@ -40,7 +40,7 @@ from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import max_pool
 from tinynet.kernels.prefetch import prefetch_window
-from tinynet.kernels.tile import NEXT, STAY, block
+from tinynet.kernels.tile import NEXT, ONE, STAY, block
 from tinynet.kernels.window import load_window, store_window
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
 
@@ -237,7 +237,7 @@ def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid,
     _to_places(x, (first, count), source, grid, m, N, V, v_step, window)
     for p in range(N * N):
         block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * C * O, STAY, STAY, O),
-              (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (1, 1, C), (1, count), O)
+              (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (ONE, ONE, C), (ONE, count), O)
         _ask_for(x, first + lanes * tiles, tiles, source, grid, m, N, p)
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
@@ -393,7 +393,7 @@ def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
             here = (sums, p * C * O, STAY, O)
             start = here if first > begin else (zeros, STAY, STAY, STAY)
             block((V, p * v_step, STAY, NEXT, STAY, STAY, C), (D, p * d_step, STAY, STAY, O),
-                  start, here, (1, 1, count), (1, C), O)
+                  start, here, (ONE, ONE, count), (ONE, C), O)
             _ask_for(x, first + tiles, tiles, source, grid, m, N, p)
             _ask_for(y, first + tiles, tiles, (1, 0, 0), grid, m, m, p)
 
