@@ -51,15 +51,18 @@ class Pool:
             return None
         try:
             self._sort_returned()
-            self.lent_bytes += size
+            block = self._fitting(size)
+            self.lent_bytes += block.size
             self.most_lent = max(self.most_lent, self.lent_bytes)
-            if blocks := self.free.get(size):
-                self.free_bytes -= size
-                return blocks.pop()
             self._drop()
-            return Block(size, np.uint8)
+            return block
         finally:
             self.lock.release()
+
+    def _fitting(self, size):
+        """A free block that is just as large, or up to twice as large, or else a new one."""
+        fitting = [s for s in self.free if size <= s <= 2 * size]
+        return self._pop(min(fitting)) if fitting else Block(size, np.uint8)
 
     def give_back(self, block):
         self.returned.append(block)
@@ -84,12 +87,14 @@ class Pool:
         So the pool takes no more memory than the arrays would take without it.
         """
         while self.free_bytes > min(FREE_AT_MOST, self.most_lent - self.lent_bytes):
-            size = next(iter(self.free))
-            if blocks := self.free[size]:
-                blocks.pop()
-                self.free_bytes -= size
-            else:
-                del self.free[size]
+            self._pop(next(iter(self.free)))
+
+    def _pop(self, size):
+        block = self.free[size].pop()
+        self.free_bytes -= size
+        if not self.free[size]:
+            del self.free[size]
+        return block
 
 
 pool = Pool()
