@@ -13,6 +13,8 @@ import weakref
 
 import numpy as np
 
+from tinynet.kernels.memory import Block
+
 
 class _Block:
     """A block of memory: how many live ops keep it, and the arrays through which a user can write to it."""
@@ -29,8 +31,8 @@ _mutex = threading.RLock()  # re-entrant: a weak reference may die, and call bac
 
 
 def owner(array):
-    """The array that owns the memory of `array`."""
-    while isinstance(array.base, np.ndarray):
+    """The array that owns the memory of `array`, or for now does: the pool lends a block to one after another."""
+    while isinstance(array.base, np.ndarray) and not isinstance(array.base, Block):
         array = array.base
     return array
 

@@ -7,6 +7,7 @@ In each class `backward` is the derivative of the `forward` above it, and is its
 import numpy as np
 
 from tinynet.autograd import Op
+from tinynet.kernels.elementwise import add, multiply, subtract
 from tinynet.kernels.matmul import matmul
 from tinynet.kernels.reduction import sum_rows
 
@@ -17,7 +18,7 @@ class Add(Op):
     broadcasts = True
 
     def forward(self, x, y):
-        return x + y
+        return add(x, y)
 
     def backward(self, gz):
         return gz, gz
@@ -29,7 +30,7 @@ class Sub(Op):
     broadcasts = True
 
     def forward(self, x, y):
-        return x - y
+        return subtract(x, y)
 
     def backward(self, gz):
         return gz, -gz if self.needs[1] else None
@@ -42,7 +43,7 @@ class Mul(Op):
     broadcasts = True
 
     def forward(self, x, y):
-        return x * y
+        return multiply(x, y)
 
     def backward(self, gz):
         return gz * self.y if self.needs[0] else None, gz * self.x if self.needs[1] else None

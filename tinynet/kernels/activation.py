@@ -1,62 +1,44 @@
-"""Activations that NumPy has no single fast pass for: ReLU and its gradient, the normal distribution."""
-
-import math
+"""Activations and their gradients, each one pass: NumPy for small arrays, the table of `elementwise` for others."""
 
 import numpy as np
 
-from tinynet.kernels.jit import kernel, prange
-from tinynet.kernels.memory import empty
-
-CHUNK = 8192  # numbers that one thread takes at a time; for fewer in all, NumPy is faster than waking threads
+from tinynet.kernels import elementwise
+from tinynet.kernels.elementwise import LARGE, apply
 
 
 def relu(x):
     """max(x, 0), where a NaN stays a NaN."""
-    if x.size <= CHUNK:
-        return np.maximum(x, 0)
-    y = empty(x.shape, x.dtype)
-    _relu(np.ascontiguousarray(x).reshape(-1), y.reshape(-1))
-    return y
-
-
-@kernel
-def _relu(x, y):
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        a, b = x[chunk * CHUNK : (chunk + 1) * CHUNK], y[chunk * CHUNK : (chunk + 1) * CHUNK]
-        zero = x.dtype.type(0)
-        for i in range(a.size):
-            b[i] = zero if a[i] <= 0 else a[i]  # `a[i] if a[i] > 0 else 0` would turn NaN into 0
+    return np.maximum(x, 0) if x.size < LARGE else apply(elementwise.RELU, x, x)
 
 
 def relu_grad(gy, y):
     """gy where y > 0 (or y is NaN), else 0: the gradient of y = relu(x) in x, as a function of y."""
-    if y.size <= CHUNK:
-        return np.where(y <= 0, y.dtype.type(0), gy)
-    gx = empty(y.shape, y.dtype)
-    _relu_grad(np.ascontiguousarray(gy).reshape(-1), np.ascontiguousarray(y).reshape(-1), gx.reshape(-1))
-    return gx
+    return np.where(y <= 0, y.dtype.type(0), gy) if y.size < LARGE else apply(elementwise.RELU_GRAD, gy, y)
 
 
-@kernel
-def _relu_grad(gy, y, gx):
-    for chunk in prange((y.size + CHUNK - 1) // CHUNK):
-        first, last = chunk * CHUNK, (chunk + 1) * CHUNK
-        a, b, c = gy[first:last], y[first:last], gx[first:last]
-        zero = y.dtype.type(0)
-        for i in range(a.size):
-            c[i] = zero if b[i] <= 0 else a[i]
+def sigmoid(x):
+    """1 / (1 + e^-x)"""
+    if x.size >= LARGE:
+        return apply(elementwise.SIGMOID, x, x)
+    e = np.exp(-np.abs(x))  # 1 / (1 + e) for x >= 0, and e / (1 + e) below: e never overflows
+    return np.where(x >= 0, x.dtype.type(1), e) / (1 + e)
+
+
+def sigmoid_grad(gy, y):
+    """gy y (1 - y): the gradient of y = sigmoid(x) in x, as a function of y."""
+    return gy * (y * (1 - y)) if y.size < LARGE else apply(elementwise.SIGMOID_GRAD, gy, y)
+
+
+def tanh(x):
+    """(e^x - e^-x) / (e^x + e^-x)"""
+    return np.tanh(x) if x.size < LARGE else apply(elementwise.TANH, x, x)
+
+
+def tanh_grad(gy, y):
+    """gy (1 - y^2): the gradient of y = tanh(x) in x, as a function of y."""
+    return gy * (1 - y * y) if y.size < LARGE else apply(elementwise.TANH_GRAD, gy, y)
 
 
 def normal_cdf(x):
     """P(X <= x), X standard normal: erfc(-x / sqrt 2) / 2, exact on the far left too, where 1 + erf is 0."""
-    p = empty(x.shape, x.dtype)
-    _normal_cdf(np.ascontiguousarray(x).reshape(-1), p.reshape(-1))
-    return p
-
-
-@kernel
-def _normal_cdf(x, p):
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        a, b = x[chunk * CHUNK : (chunk + 1) * CHUNK], p[chunk * CHUNK : (chunk + 1) * CHUNK]
-        for i in range(a.size):
-            b[i] = 0.5 * math.erfc(-math.sqrt(0.5) * float(a[i]))
+    return apply(elementwise.NORMAL_CDF, x, x)

@@ -1,14 +1,103 @@
-"""Where the kernels' arrays lie: at the beginning of a cache line.
+"""Where the kernels' arrays lie: at the beginning of a cache line, in memory that is used again and again.
 
 The processor moves memory in lines of 64 bytes, which is just a vector of AVX-512. NumPy's arrays begin 16 bytes
 into a line as a rule, so that each vector of them takes two lines: the tile's loop then runs at 5/6 of its speed.
+
+And memory fresh from the operating system is slow: it is handed out page by page when it is first touched, filled
+with zeros, which takes longer than most loops over it. malloc, which NumPy asks, gives large blocks back to the
+system as soon as they are free and asks for new ones at the next training step. So here large blocks are kept:
+
+    empty() lends a block out: the array that it gives is a view of the block, and all views of it refer to it
+    when the array has gone, nobody can read the block any more, and it goes back into the pool
 """
 
+import collections
 import math
+import threading
+import weakref
 
 import numpy as np
 
 LINE = 64
+LARGE = 1 << 18  # bytes; smaller blocks malloc keeps by itself
+FREE_AT_MOST = 1 << 30  # bytes that wait in the pool: enough for a training step, no burden when training is over
+
+
+class Block(np.ndarray):
+    """Memory that is lent to one array after another.
+
+    NumPy lets a view of a view refer to the array that owns the memory, and forgets the view between; but not
+    where the types differ. As a block is of another type, slices of a lent array refer to the array itself.
+    """
+
+
+class Pool:
+    """The free blocks, by size.
+
+    An array may die at any moment, in any thread, even amid `take`: then nothing may wait for a lock. So blocks
+    come back through a deque, whose append needs none, and whoever gets the lock at once sorts them; who doesn't
+    get it does without. (A child that was forked while another thread held it does without for ever.)
+    """
+
+    def __init__(self):
+        self.returned = collections.deque()
+        self.lock = threading.Lock()
+        self.free = {}  # size -> the free blocks of that size; sizes that were not used for long come first
+        self.free_bytes = self.lent_bytes = self.most_lent = 0
+
+    def take(self, size):
+        """A block of this size: a free one, or a new one. None if the pool is busy."""
+        if not self.lock.acquire(blocking=False):
+            return None
+        try:
+            self._sort_returned()
+            block = self._fitting(size)
+            self.lent_bytes += block.size
+            self.most_lent = max(self.most_lent, self.lent_bytes)
+            self._drop()
+            return block
+        finally:
+            self.lock.release()
+
+    def _fitting(self, size):
+        """A free block that is just as large, or up to twice as large, or else a new one."""
+        fitting = [s for s in self.free if size <= s <= 2 * size]
+        return self._pop(min(fitting)) if fitting else Block(size, np.uint8)
+
+    def give_back(self, block):
+        self.returned.append(block)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._sort_returned()
+                self._drop()
+            finally:
+                self.lock.release()
+
+    def _sort_returned(self):
+        while self.returned:
+            block = self.returned.popleft()
+            self.free[block.size] = blocks = self.free.pop(block.size, [])  # its size is the last one now
+            blocks.append(block)
+            self.free_bytes += block.size
+            self.lent_bytes -= block.size
+
+    def _drop(self):
+        """Let go of what has been free for long, until the blocks, free and lent, are no more than once were lent.
+
+        So the pool takes no more memory than the arrays would take without it.
+        """
+        while self.free_bytes > min(FREE_AT_MOST, self.most_lent - self.lent_bytes):
+            self._pop(next(iter(self.free)))
+
+    def _pop(self, size):
+        block = self.free[size].pop()
+        self.free_bytes -= size
+        if not self.free[size]:
+            del self.free[size]
+        return block
+
+
+pool = Pool()
 
 
 def empty(shape, dtype):
@@ -19,9 +108,21 @@ def empty(shape, dtype):
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    block = np.empty(size + LINE - 1, np.uint8)
-    begin = -_address(block) % LINE
-    return block[begin:begin + size].view(dtype).reshape(shape)
+    if size >= LARGE and (block := pool.take(_rounded(size) + LINE - 1)) is not None:
+        array = _array_in(block, shape, dtype)
+        weakref.finalize(array, pool.give_back, block).atexit = False
+        return array
+    return _array_in(np.empty(size + LINE - 1, np.uint8), shape, dtype)
+
+
+def _rounded(size):
+    """The next of the sizes 4, 5, 6, 7 times a power of 2, so that arrays of about one size can share a block."""
+    step = 1 << size.bit_length() - 3
+    return -(-size // step) * step
+
+
+def _array_in(block, shape, dtype):
+    return np.ndarray(shape, dtype, buffer=block, offset=-_address(block) % LINE)
 
 
 def zeros(shape, dtype):

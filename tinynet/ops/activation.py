@@ -7,6 +7,7 @@ import numpy as np
 
 from tinynet.autograd import Op
 from tinynet.kernels import activation as kernels
+from tinynet.kernels.elementwise import multiply
 from tinynet.ops.arithmetic import exp
 from tinynet.random import generator
 from tinynet.tensor import as_tensor
@@ -43,7 +44,7 @@ class Gate(Op):
         self.gate = gate
 
     def forward(self, x):
-        return x * self.gate
+        return multiply(x, self.gate)
 
     def backward(self, gy):
         return Gate(self.gate)(gy)
@@ -57,7 +58,7 @@ class LeakyRelu(Op):
 
     def forward(self, x):
         self.gate = np.where(x > 0, x.dtype.type(1), x.dtype.type(self.slope))
-        return x * self.gate
+        return multiply(x, self.gate)
 
     def backward(self, gy):
         return Gate(self.gate)(gy)
@@ -69,12 +70,22 @@ class Sigmoid(Op):
     keeps = ("output",)
 
     def forward(self, x):
-        e = np.exp(-np.abs(x))  # 1 / (1 + e) for x >= 0, and e / (1 + e) below: e never overflows
-        return np.where(x >= 0, x.dtype.type(1), e) / (1 + e)
+        return kernels.sigmoid(x)
 
     def backward(self, gy):
-        y = self.output
-        return gy * (y * (1 - y))
+        return SigmoidGrad()(gy, self.output)
+
+
+class SigmoidGrad(Op):
+    """gx = gy y (1 - y): linear in gy, and its own adjoint;  in y its derivative is gy (1 - 2 y)"""
+
+    keeps = ("gy", "y")
+
+    def forward(self, gy, y):
+        return kernels.sigmoid_grad(gy, y)
+
+    def backward(self, v):
+        return SigmoidGrad()(v, self.y), v * self.gy * (1 - 2 * self.y) if self.needs[1] else None
 
 
 class Tanh(Op):
@@ -83,11 +94,22 @@ class Tanh(Op):
     keeps = ("output",)
 
     def forward(self, x):
-        return np.tanh(x)
+        return kernels.tanh(x)
 
     def backward(self, gy):
-        y = self.output
-        return gy * (1 - y * y)
+        return TanhGrad()(gy, self.output)
+
+
+class TanhGrad(Op):
+    """gx = gy (1 - y^2): linear in gy, and its own adjoint;  in y its derivative is -2 gy y"""
+
+    keeps = ("gy", "y")
+
+    def forward(self, gy, y):
+        return kernels.tanh_grad(gy, y)
+
+    def backward(self, v):
+        return TanhGrad()(v, self.y), v * self.gy * (-2 * self.y) if self.needs[1] else None
 
 
 class Softplus(Op):

@@ -1,0 +1,168 @@
+"""The pool of memory: never used again while anyone can read it, used again afterwards, bounded, no deadlock."""
+
+import gc
+import os
+import pickle
+import random
+import threading
+
+import numpy as np
+import pytest
+
+from tinynet import guard
+from tinynet.kernels import memory
+from tinynet.kernels.memory import LINE, empty, zeros
+
+SHAPE = (1024, 300)  # 1.2 MB, which the pool serves
+HOLDERS = {
+    "slice": lambda a: a[3:5, ::2],
+    "reshape": lambda a: a.reshape(-1),
+    "slice of a slice": lambda a: a[3:][1:].T[2:],
+    "memoryview": lambda a: memoryview(a),
+    "memoryview of a slice": lambda a: memoryview(a[5:]),
+    "frombuffer": lambda a: np.frombuffer(a, np.uint8),
+    "other dtype": lambda a: a.view(np.int32)[7],
+    "subclass": lambda a: np.asarray(a.view(np.recarray))[1:],
+    "interface": lambda a: np.asarray(type("Holder", (), {"__array_interface__": a.__array_interface__, "a": a})()),
+    "strides": lambda a: np.lib.stride_tricks.as_strided(a, (3, 3), (4, 4)),
+}
+
+
+@pytest.fixture(autouse=True)
+def pool(monkeypatch):
+    """A pool of the test's own."""
+    monkeypatch.setattr(memory, "pool", memory.Pool())
+    return memory.pool
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
+def test_memory_is_used_again_only_after_the_last_view(holder):
+    array = empty(SHAPE, np.float32)
+    first = address(array)
+    view = holder(array)
+    del array
+    gc.collect()
+    other = empty(SHAPE, np.float32)
+    assert address(other) != first
+    del view
+    gc.collect()  # the class made in "interface" is a cycle
+    again = empty(SHAPE, np.float32)
+    assert address(again) == first
+
+
+def test_arrays_are_like_any_others():
+    for make in (empty, zeros):
+        for _ in range(2):  # in a new block, and in one used again
+            a = make(SHAPE, np.float32)
+            flags = a.flags
+            assert flags.c_contiguous and flags.writeable and flags.aligned and type(a) is np.ndarray
+            assert address(a) % LINE == 0 and a.shape == SHAPE and a.nbytes == 4 * 1024 * 300
+            assert make is empty or not a.any()
+            a[...] = 7
+            assert (pickle.loads(pickle.dumps(a)) == a).all() and (np.resize(a, 5) == 7).all()
+            del a
+
+
+def test_sizes_are_rounded_up_by_a_quarter_at_most():
+    for size in [1, 5, 1000, *np.random.default_rng(0).integers(1, 1 << 40, 100).tolist()]:
+        if size >= 8:
+            assert size <= memory._rounded(size) <= 1.25 * size
+    assert memory._rounded(1 << 25) == 1 << 25
+
+
+def test_pool_takes_no_more_than_was_lent_at_once(pool):
+    rng = random.Random(0)
+    most = 0
+    for _ in range(300):
+        arrays = [empty((rng.randrange(1 << 18, 1 << 20),), np.float32) for _ in range(rng.randrange(4))]
+        most = max(most, sum(a.base.size for a in arrays))
+        assert pool.lent_bytes == sum(a.base.size for a in arrays)
+        del arrays
+        held = sum(size * len(blocks) for size, blocks in pool.free.items())
+        assert pool.free_bytes == held and pool.lent_bytes == 0 and 0 < held <= max(most, 1)
+
+
+def test_free_memory_is_bounded(pool, monkeypatch):
+    monkeypatch.setattr(memory, "FREE_AT_MOST", 3 << 20)
+    arrays = [empty(SHAPE, np.float32) for _ in range(10)]
+    del arrays
+    assert 0 < pool.free_bytes <= 3 << 20
+
+
+def test_who_finds_the_pool_busy_does_without(pool):
+    with pool.lock:
+        array = empty(SHAPE, np.float32)
+    assert not isinstance(array.base, memory.Block)
+    array = empty(SHAPE, np.float32)
+    first = address(array)
+    with pool.lock:
+        del array
+    assert len(pool.returned) == 1
+    assert address(empty(SHAPE, np.float32)) == first
+
+
+def test_threads_never_share_a_block():
+    """Each thread fills its arrays with its own number and must find it there, while others take and return."""
+    wrong = []
+
+    def work(number):
+        rng, kept = random.Random(number), []
+        for step in range(400):
+            a = empty((rng.choice((70_000, 80_000, 200_000)),), np.float32)
+            a[::1000] = number * 1000 + step
+            kept.append((a[::1000], number * 1000 + step))
+            if len(kept) > rng.randrange(6):
+                view, value = kept.pop(rng.randrange(len(kept)))
+                if not (view == value).all():
+                    wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    gc.collect()
+    empty(SHAPE, np.float32)
+    assert not wrong and memory.pool.lent_bytes == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_can_go_on(pool):
+    array = empty(SHAPE, np.float32)
+    array[...] = 1
+    with pool.lock:  # held for ever, as the child sees it
+        child = os.fork()
+        if not child:
+            array[...] = 2
+            fine = (empty(SHAPE, np.float32) + array).shape == SHAPE
+            del array
+            os._exit(0 if fine else 1)
+    assert os.waitpid(child, 0)[1] == 0 and (array == 1).all()
+
+
+def test_write_protection_ends_with_the_array():
+    """A block that a graph kept is writable when it is lent again, even while an old keeper lives on."""
+    array = empty(SHAPE, np.float32)
+    first, view = address(array), array[1:]
+    guard.publish(view)
+    keep = guard.Keep([array])
+    assert not view.flags.writeable and guard.owner(view) is array
+    del array, view
+    assert address(empty(SHAPE, np.float32)) != first  # the keeper holds the array
+    del keep
+    again = empty(SHAPE, np.float32)
+    assert not guard.is_kept(again) and again.flags.writeable
+
+
+def test_protected_owner_becomes_writable_again():
+    array = empty(SHAPE, np.float32)
+    guard.publish(array)
+    keep = guard.Keep([array])
+    assert not array.flags.writeable
+    del keep
+    assert array.flags.writeable

@@ -1,0 +1,169 @@
+"""Functions of one or two arrays, element by element, on all cores; for small arrays NumPy is as good.
+
+    z[i] = f(x[i], y[i])        y may be shorter than x: a row that is repeated, down to a single number
+
+NumPy's loops run on one core and fill memory that is fresh, and a formula of several operations is as many
+passes over memory. Here each function is one pass: a line in `_apply`, the table of them all. The loop over
+chunks, which is compiled once for the whole table, picks the line by its number.
+"""
+
+import math
+
+import numpy as np
+
+from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.memory import empty
+from tinynet.kernels.softmax import exp_float32
+
+LARGE = 65536  # elements; for fewer NumPy is faster than waking threads
+CHUNK = 8192  # elements that are dealt with at a time: three arrays of them lie in the nearest two caches
+CHUNKS = 8  # that one thread takes at a time
+
+ADD, SUBTRACT, MULTIPLY, RELU, RELU_GRAD, SIGMOID, SIGMOID_GRAD, TANH, TANH_GRAD, NORMAL_CDF = range(10)
+SQUARE_SLOPE, ABSOLUTE_SLOPE, HUBER_SLOPE = range(10, 13)
+
+ONE, TWO = np.float32(1), np.float32(2)
+NEAR = np.float32(0.625)  # below, tanh x = x + x^3 (T0 + T1 x^2 + ...): Cephes' tanhf
+T0, T1, T2 = np.float32(-3.33332819422e-1), np.float32(1.33314422036e-1), np.float32(-5.37397155531e-2)
+T3, T4 = np.float32(2.06390887954e-2), np.float32(-5.70498872745e-3)
+
+
+def add(x, y):
+    """x + y, broadcast by NumPy's rules."""
+    return x + y if max(x.size, y.size) < LARGE else _commutative(ADD, np.add, x, y)
+
+
+def multiply(x, y):
+    """x y, broadcast by NumPy's rules."""
+    return x * y if max(x.size, y.size) < LARGE else _commutative(MULTIPLY, np.multiply, x, y)
+
+
+def subtract(x, y):
+    """x - y, broadcast by NumPy's rules."""
+    if x.size < LARGE or not _is_repeated(y, x):
+        return x - y
+    return apply(SUBTRACT, x, y)
+
+
+def _commutative(code, ufunc, x, y):
+    for long, short in ((x, y), (y, x)):
+        if _is_repeated(short, long):
+            return apply(code, long, short)
+    return ufunc(x, y)
+
+
+def _is_repeated(short, long):
+    """Whether `apply` can take both: broadcasting repeats `short` as a whole, in chunks of `long`."""
+    if not (short.flags.c_contiguous and long.flags.c_contiguous):
+        return False
+    if short.shape == long.shape or short.size == 1 and short.ndim <= long.ndim:
+        return True
+    trimmed = short.shape
+    while trimmed and trimmed[0] == 1:
+        trimmed = trimmed[1:]
+    return short.ndim <= long.ndim and trimmed == long.shape[-len(trimmed) :] and 0 < short.size <= CHUNK
+
+
+def apply(code, x, y, factor=1.0, bound=1.0):
+    """z = f(x, y) for the function with this number; y has the shape of x, or is a row that x repeats."""
+    z = empty(x.shape, x.dtype)
+    number = x.dtype.type
+    x, y = np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(y).reshape(-1)
+    _elementwise(code, x, y, number(factor), number(bound), z.reshape(-1))
+    return z
+
+
+@kernel
+def _elementwise(code, x, y, factor, bound, z):
+    step = CHUNK // y.size * y.size if y.size < x.size else CHUNK  # whole rows
+    for task in prange((x.size + CHUNKS * step - 1) // (CHUNKS * step)):
+        _chunks(code, x, y, factor, bound, z, step, np.int64(task) * CHUNKS * step)
+
+
+@inner
+def _chunks(code, x, y, factor, bound, z, step, start):
+    """The chunks of one task. A row is written out as often as it fits into a chunk; it is then an array, too."""
+    is_row = y.size < x.size
+    rows = np.empty(step if is_row else 0, y.dtype)
+    if y.size == 1:
+        rows[:] = y[0]
+    else:
+        for i in range(0, rows.size, y.size):
+            rows[i : i + y.size] = y
+    for first in range(start, min(x.size, start + CHUNKS * step), step):
+        last = min(x.size, first + step)
+        b = rows[: last - first] if is_row else y[first:last]
+        _apply(code, x[first:last], b, factor, bound, z[first:last])
+
+
+@inner
+def _apply(code, a, b, factor, bound, c):
+    n, zero, one = c.size, c.dtype.type(0), c.dtype.type(1)
+    if code == ADD:
+        for i in range(n):
+            c[i] = a[i] + b[i]
+    elif code == SUBTRACT:
+        for i in range(n):
+            c[i] = a[i] - b[i]
+    elif code == MULTIPLY:
+        for i in range(n):
+            c[i] = a[i] * b[i]
+    elif code == RELU:
+        for i in range(n):
+            c[i] = zero if a[i] <= 0 else a[i]  # `a[i] if a[i] > 0 else 0` would turn NaN into 0
+    elif code == RELU_GRAD:
+        for i in range(n):
+            c[i] = zero if b[i] <= 0 else a[i]
+    elif code == SIGMOID:
+        _sigmoid(a, c)
+    elif code == SIGMOID_GRAD:
+        for i in range(n):
+            c[i] = a[i] * (b[i] * (one - b[i]))
+    elif code == TANH:
+        _tanh(a, c)
+    elif code == TANH_GRAD:
+        for i in range(n):
+            c[i] = a[i] * (one - b[i] * b[i])
+    elif code == NORMAL_CDF:
+        for i in range(n):
+            c[i] = 0.5 * math.erfc(-math.sqrt(0.5) * float(a[i]))
+    elif code == SQUARE_SLOPE:
+        for i in range(n):
+            c[i] = factor * (a[i] - b[i])
+    elif code == ABSOLUTE_SLOPE:
+        for i in range(n):
+            d = a[i] - b[i]
+            c[i] = factor * (one if d > 0 else -one if d < 0 else d)  # 0 at 0, NaN of NaN
+    else:
+        for i in range(n):
+            d = a[i] - b[i]
+            c[i] = factor * (bound if d > bound else -bound if d < -bound else d)
+
+
+@inner
+def _sigmoid(x, y):
+    """1 / (1 + e) for x >= 0, and e / (1 + e) below, with e = exp(-|x|), which never overflows."""
+    if y.itemsize == 4:
+        for i in range(y.size):
+            e = exp_float32(-abs(x[i]))
+            y[i] = (ONE if x[i] >= 0 else e) / (ONE + e)
+    else:
+        for i in range(y.size):
+            e = math.exp(-abs(x[i]))
+            y[i] = (1.0 if x[i] >= 0 else e) / (1.0 + e)
+
+
+@inner
+def _tanh(x, y):
+    """(1 - e) / (1 + e) with e = exp(-2 |x|), and near 0, where this difference is inexact, a polynomial."""
+    if y.itemsize == 4:
+        for i in range(y.size):
+            v = x[i]
+            e = exp_float32(-TWO * abs(v))
+            far = (ONE - e) / (ONE + e)
+            s = v * v
+            near = v + v * s * ((((T4 * s + T3) * s + T2) * s + T1) * s + T0)
+            y[i] = near if abs(v) < NEAR else far if v > 0 else -far
+    else:
+        for i in range(y.size):
+            y[i] = math.tanh(x[i])
