@@ -2,16 +2,30 @@
 
 import argparse
 import importlib
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.machine import Machine, description, measured_machine
+from benchmarks.pictures import draw_all, remember
 
-PARTS = ("kernels", "edges", "sweep", "steps")
-HERE = Path(__file__).parent
-README, RESULTS = HERE / "README.md", HERE / "results.json"
+PARTS = (
+    "steps",
+    "inference",
+    "memory",
+    "startup",
+    "narrow",
+    "camvid",
+    "growth",
+    "kernels",
+    "edges",
+    "sweep",
+    "roofline",
+    "overhead",
+    "loader",
+    "guard",
+)
+README = Path(__file__).with_name("README.md")
 
 
 @dataclass
@@ -27,19 +41,25 @@ class Run:
 def main(arguments=None):
     options = parse(arguments)
     for part in options.parts or PARTS:
-        module = importlib.import_module(f"benchmarks.{part}")
+        # The machine first: it launches a kernel, for which numba chooses its kind of threads. A part's
+        # imports may bring others into the process (OpenVINO's tbb), which users of tinynet don't have.
         run = Run(measured_machine(), options.turns, options.data)
+        module = importlib.import_module(f"benchmarks.{part}")
         section = measured_section(module, run)
         if options.write:
             text = with_section(README.read_text(encoding="utf-8"), part, section)
             README.write_text(text, encoding="utf-8")
+            remember(part, run.figures)
+            draw_all()
 
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="tinynet against PyTorch")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md, too")
-    parser.add_argument("--turns", type=int, default=6, help="of each contestant (default: 6); fewer to try it out")
+    parser.add_argument(
+        "--turns", type=int, default=6, help="of each contestant (default: 6); fewer to try it out"
+    )
     parser.add_argument("--data", metavar="DIR", help="CamVid's folder, for the part camvid")
     options = parser.parse_args(arguments)
     unknown = [part for part in options.parts if part not in PARTS]

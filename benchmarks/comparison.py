@@ -1,20 +1,27 @@
-"""The contestants in training and inference: set up with the same weights, compared with float64, named in tables."""
+"""The contestants in training and inference: set up with the same weights, compared with float64."""
 
 from benchmarks import torch_side
-from benchmarks.measure import checked_error, relative_error, row, small, table
-from benchmarks.torch_side import torch
+from benchmarks.measure import checked_error, relative_error, row, small
 from benchmarks.tinynet_side import Trainer
+from benchmarks.torch_side import torch
 
 RATIO = "PyTorch / tinynet"
 
 # Rounding is let through: batch norms one behind the other magnify it, and where it moves a value over ReLU's
 # kink, the gradient really differs. A mistake is larger: a wrong layer turns it by tens of per cent.
 MOST_LOSS, MOST_GRADIENT, MOST_OUTPUT = 1e-5, 2e-2, 1e-3
-ERROR_HEAD = "relative difference to PyTorch in float64", "loss", "gradient as one vector", "its worst tensor", "outputs"
+ERROR_HEAD = (
+    "relative difference to PyTorch in float64",
+    "loss",
+    "gradient as one vector",
+    "its worst tensor",
+    "outputs",
+)
 
 
 def trainers(name, batch, ways):
-    """{contestant: trainer} with the same first weights: tinynet's, and PyTorch's for each way of running it."""
+    """{contestant: trainer} with the same first weights: tinynet's, and PyTorch's for each of its ways."""
+    torch.compiler.reset()  # what was compiled for the network before counts towards a limit
     ours = Trainer(name, batch)
     theirs = {way.name: torch_side.Trainer(name, batch, way) for way in ways}
     for trainer in theirs.values():
@@ -38,7 +45,9 @@ def error_rows(name, batch, contestants):
         worst = max((relative_error(*pair), key) for key, pair in pairs.items())
         errors = (
             checked_error(f"{name}'s loss, {contestant}", own_loss, loss, MOST_LOSS),
-            checked_error(f"{name}'s gradient, {contestant}", *zip(*pairs.values(), strict=True), MOST_GRADIENT),
+            checked_error(
+                f"{name}'s gradient, {contestant}", *zip(*pairs.values(), strict=True), MOST_GRADIENT
+            ),
             worst[0],
             checked_error(f"{name}'s outputs, {contestant}", own_outputs, outputs, MOST_OUTPUT),
         )
@@ -52,7 +61,10 @@ def ways():
     trouble = torch_side.compiler_trouble()
     if trouble:
         return torch_side.EAGER, f"Without torch.compile, which can't run here ({trouble})."
-    return [*torch_side.EAGER, *torch_side.COMPILED], "PyTorch: the fastest of eager and torch.compile, in two layouts."
+    return [
+        *torch_side.EAGER,
+        *torch_side.COMPILED,
+    ], "PyTorch: the fastest of eager and torch.compile, in two layouts."
 
 
 def batch_name(name, images):

@@ -1,4 +1,4 @@
-"""Convolutions and dense layers, kernel by kernel without the engine: tinynet's and PyTorch's side of each."""
+"""Convolutions and dense layers, kernel by kernel without the engine: both sides of each."""
 
 from typing import NamedTuple
 
@@ -82,7 +82,11 @@ class Convolution(NamedTuple):
     @property
     def shapes(self):
         """Of x, w and gy."""
-        channels = (self.c_out // self.groups, self.c_in) if self.transposed else (self.c_in // self.groups, self.c_out)
+        channels = (
+            (self.c_out // self.groups, self.c_in)
+            if self.transposed
+            else (self.c_in // self.groups, self.c_out)
+        )
         return (
             (self.batch, self.size, self.size, self.c_in),
             (self.kernel, self.kernel, *channels),
@@ -153,7 +157,7 @@ def _torch_convolution(c, x, w, gy, layout):
 
 
 def _dense(x, w, gy):
-    """y = x w, with PyTorch's weight laid out as nn.Linear has it, (out, in), and as tinynet has it, (in, out)."""
+    """y = x w, with PyTorch's weight as nn.Linear has it, (out, in), and as tinynet has it, (in, out)."""
     xt, gyt = torch.from_numpy(x), torch.from_numpy(gy)
     weights = {"(out, in)": torch.from_numpy(w.T.copy()), "(in, out)": torch.from_numpy(w).T}
     back = torch.Tensor.numpy
@@ -164,10 +168,11 @@ def _dense(x, w, gy):
 
 
 def compared(case, turns, **options):
-    """({contestant: Timing}, PyTorch's best layout, the largest difference), after a check that all give the same."""
+    """({contestant: Timing}, PyTorch's best layout, the largest difference); raises if results differ."""
     own = case.own()
     errors = [
-        checked_error(f"{case.name}, {layout}", own, case.back(call()), MOST) for layout, call in case.others.items()
+        checked_error(f"{case.name}, {layout}", own, case.back(call()), MOST)
+        for layout, call in case.others.items()
     ]
     times = alternate({"tinynet": case.own, **case.others}, turns, **options)
     return times, fastest(times, case.others), max(errors)
@@ -196,4 +201,5 @@ def slowest(ratios, count=10):
     behind = sorted((ratio, name) for name, ratio in ratios.items() if ratio < 1)
     listed = "; ".join(f"{name} {ratio:.2f}" for ratio, name in behind[:count])
     most = f", the {count} worst" if len(behind) > count else ""
-    return f"Of {len(ratios)} kernels {len(behind)} are slower than PyTorch's{most + ': ' + listed if behind else ''}."
+    names = f"{most}: {listed}" if behind else ""
+    return f"Of {len(ratios)} kernels {len(behind)} are slower than PyTorch's{names}."

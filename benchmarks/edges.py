@@ -1,4 +1,4 @@
-"""Convolutions and dense layers at the edges of what networks have: few channels, strides, groups, one image."""
+"""Convolutions and dense layers at the edges of what networks have: few channels, strides, groups..."""
 
 from benchmarks.convolutions import BATCH, Convolution, Dense, cases, measured_table
 
@@ -40,6 +40,7 @@ LAYERS = (
 
 def lines(run):
     """The section's lines, each as soon as it is known."""
-    yield f'Batches of {BATCH} if not stated, float32; "s2" is a stride of 2, "dense 16x512x10" 16 rows from 512 to 10.'
+    yield f'Batches of {BATCH} if not stated, float32; "s2" is a stride of 2,'
+    yield '"dense 16x512x10" 16 rows from 512 to 10.'
     yield ""
     yield from measured_table(cases(LAYERS), run)

@@ -1,7 +1,7 @@
 """The machine that is measured: what it is, the threads that both sides get, its two roofs.
 
-No kernel multiplies and adds faster than the register tile does alone, or reads and writes faster than a loop that
-does nothing else. Both are measured, in the same run as what is held against them.
+No kernel multiplies and adds faster than the register tile does alone, or reads and writes faster than a
+loop that does nothing else. Both are measured, in the same run as what is held against them.
 """
 
 import os
@@ -63,7 +63,7 @@ def measured_peak(threads, seconds=1.0):
 
 
 def measured_bandwidth(seconds=1.0):
-    """Bytes a second that all cores together read from memory and write to it: of a = b + 3 c, three arrays."""
+    """Bytes a second that all cores together read from memory and write to it, at a = b + 3 c."""
     a, b, c = (np.ones(MEGABYTES << 18, np.float32) for _ in range(3))
     _triad(a, b, c)  # compiles
     best = _best_time(lambda: _triad(a, b, c), seconds)

@@ -12,7 +12,9 @@ def lines(run):
     floats, remark = ways()
     yield f"Adam, float32. {remark}"
     yield ""
-    yield from table("ms: median (minimum; quartiles)", "tinynet", "PyTorch", "its way", RATIO, "PyTorch, bfloat16")
+    yield from table(
+        "ms: median (minimum; quartiles)", "tinynet", "PyTorch", "its way", RATIO, "PyTorch, bfloat16"
+    )
     errors = []
     for name, images in NETWORKS.items():
         for batch_images in (images, images._replace(count=1)):
@@ -34,4 +36,11 @@ def _timed(name, images, floats, run, errors):
     best = fastest(times, [way.name for way in floats])
     ratio = times[best].median / times["tinynet"].median
     run.figures[batch_name(name, images)] = ratio
-    return row(batch_name(name, images), times["tinynet"], times[best], best, f"{ratio:.2f}", times.get(BFLOAT16.name, ""))
+    return row(
+        batch_name(name, images),
+        times["tinynet"],
+        times[best],
+        best,
+        f"{ratio:.2f}",
+        times.get(BFLOAT16.name, ""),
+    )

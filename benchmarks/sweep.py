@@ -1,4 +1,4 @@
-"""Every convolution of 8 to 256 channels on images of 8 to 128 pixels: where is tinynet slower than PyTorch?"""
+"""Every convolution of 8 to 256 channels on images of 8 to 128 pixels: where is PyTorch faster?"""
 
 import math
 
@@ -15,8 +15,8 @@ EFFORT = {"calls": 3, "seconds": 0.02}  # of a turn: there are many
 def lines(run):
     """The section's lines, each as soon as it is known."""
     yield (
-        f"PyTorch's best layout / tinynet, for {KINDS[0]}, {KINDS[1]} and {KINDS[2]}; batches of {BATCH}, fewer "
-        f"where a kernel would take more than {MOST_OPERATIONS / 1e9:.0f} billion operations."
+        f"PyTorch's best layout / tinynet, for {KINDS[0]}, {KINDS[1]} and {KINDS[2]}; batches of {BATCH}, "
+        f"fewer where a kernel would take more than {MOST_OPERATIONS / 1e9:.0f} billion operations."
     )
     ratios = run.figures.setdefault("ratios", {})
     for kernel in KERNELS:

@@ -1,4 +1,4 @@
-"""The networks of the comparison in tinynet, as one writes them; torch_networks.py has the same in PyTorch."""
+"""The networks of the comparison in tinynet, as one writes them; torch_networks.py has PyTorch's."""
 
 import tinynet as tn
 from benchmarks import CLASSES, THINGS
@@ -69,10 +69,12 @@ class Detector(nn.Module):
 
 
 def network(name, size, width=32):
-    """The network for images of that size; `width` channels in its first layers (the ResNet: half of it)."""
+    """The network for images of that size; `width` channels in its first layers (the ResNet: half)."""
     if name == "Detector":
         return Detector(size, width)
-    return {"CAE": CAE, "FCN": FCN}[name](width) if name != "ResNet-20" else ResNet(THINGS, 20, width=width // 2)
+    if name == "ResNet-20":
+        return ResNet(THINGS, 20, width=width // 2)
+    return {"CAE": CAE, "FCN": FCN}[name](width)
 
 
 def loss(name, output, targets):

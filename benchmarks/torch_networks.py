@@ -1,4 +1,4 @@
-"""The networks of the comparison in PyTorch: the same layers under the same names as in tinynet_networks.py."""
+"""The networks of the comparison in PyTorch: the same layers and names as in tinynet_networks.py."""
 
 from torch import nn
 from torch.nn import functional as F
@@ -61,7 +61,7 @@ class Detector(nn.Module):
         for c_in, c_out in ((3, w), (w, 2 * w), (2 * w, 4 * w), (4 * w, 4 * w)):
             layers += [nn.Conv2d(c_in, c_out, 3, padding=1), relu(), nn.MaxPool2d(2)]
         self.features = nn.Sequential(*layers, nn.Flatten())
-        self.flattened = size // 16, size // 16, 4 * w  # (H, W, C) of what is flattened, here in the order C, H, W
+        self.flattened = size // 16, size // 16, 4 * w  # (H, W, C), though flattened in the order C, H, W
         count = 4 * w * (size // 16) ** 2
         self.box = nn.Sequential(nn.Linear(count, 128), relu(), nn.Linear(128, 4))
         self.label = nn.Sequential(nn.Linear(count, 128), relu(), nn.Linear(128, THINGS))
@@ -89,12 +89,13 @@ class ResNet(nn.Module):
 
 
 class Residual(nn.Module):
-    """body(x) + x, or where the channels double and the size halves, + every second pixel with channels of zeros."""
+    """body(x) + x; where the channels double, + every second pixel of x with channels of zeros."""
 
     def __init__(self, c_in, c_out):
         super().__init__()
         self.more = c_out - c_in
-        self.body = nn.Sequential(*normalized(c_in, c_out, 2 if self.more else 1), relu(), *normalized(c_out, c_out))
+        first = normalized(c_in, c_out, 2 if self.more else 1)
+        self.body = nn.Sequential(*first, relu(), *normalized(c_out, c_out))
 
     def forward(self, x):
         short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.more)) if self.more else x
@@ -134,7 +135,9 @@ class SegmentationFCN(nn.Module):
 def network(name, size, width=32):
     if name == "Detector":
         return Detector(size, width)
-    return {"CAE": CAE, "FCN": FCN}[name](width) if name != "ResNet-20" else ResNet(width // 2)
+    if name == "ResNet-20":
+        return ResNet(width // 2)
+    return {"CAE": CAE, "FCN": FCN}[name](width)
 
 
 def loss(name, output, targets):

@@ -1,4 +1,4 @@
-"""PyTorch's side: its import, its layouts, and training and inference in each of its ways of running a network."""
+"""PyTorch's side: its import, its layouts, and training and inference in each way of running a network."""
 
 import math
 from typing import NamedTuple
@@ -114,10 +114,12 @@ class Trainer:
             return self._infer(self.images)
 
     def results(self):
-        """(loss, {name: gradient}, outputs in evaluation after this one training forward pass), as tinynet has them"""
+        """(loss, {name: gradient}, outputs in evaluation after this training forward pass), as tinynet's"""
         value = self.loss()
         value.backward()
-        gradients = {name: self._from_own(p.grad) for name, p in self.model.named_parameters()}
+        gradients = {
+            name: parameter_from_torch(self.model, p.grad) for name, p in self.model.named_parameters()
+        }
         self.optimizer.zero_grad()
         return value.item(), gradients, self.outputs()
 
@@ -130,35 +132,45 @@ class Trainer:
         return [from_torch(each.float()) if each.ndim == 4 else each.float().numpy() for each in outputs]
 
     def take_state(self, state):
-        """Copy {name: array}, the parameters and running statistics of tinynet's modules."""
-        own = {name: t for name, t in self.model.state_dict().items() if t.ndim}  # batch norm's counter is none
-        if own.keys() != state.keys():
-            raise ValueError(f"take_state: only one of the networks has {sorted(own.keys() ^ state.keys())}")
-        with torch.no_grad():
-            for name, array in state.items():
-                own[name].copy_(self._to_own(array))
+        take_state(self.model, state)
 
-    # Dense weights are (in, out) in tinynet and (out, in) in PyTorch. Where `in` is a flattened map of features, its
-    # order is H, W, C in tinynet and C, H, W in PyTorch.
 
-    def _to_own(self, array):
-        if array.ndim == 4:
-            return weight_to_torch(array)
-        if self._is_behind_flatten(array):
-            height, width, channels = self.model.flattened
-            array = array.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(array.shape)
-        return torch.from_numpy(array.T)
+def take_state(model, state):
+    """Copy {name: array}, the parameters and running statistics of tinynet's modules, into PyTorch's."""
+    own = {name: t for name, t in model.state_dict().items() if t.ndim}  # batch norm's counter is none
+    if own.keys() != state.keys():
+        raise ValueError(f"take_state: only one of the networks has {sorted(own.keys() ^ state.keys())}")
+    with torch.no_grad():
+        for name, array in state.items():
+            own[name].copy_(parameter_to_torch(model, array))
 
-    def _from_own(self, tensor):
-        array = weight_from_torch(tensor)
-        if array.ndim != 2:
-            return array
-        array = array.T
-        if self._is_behind_flatten(array):
-            height, width, channels = self.model.flattened
-            array = array.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(array.shape)
+
+# Dense weights are (in, out) in tinynet and (out, in) in PyTorch. Where `in` is a flattened map of features,
+# its order is H, W, C in tinynet and C, H, W in PyTorch.
+
+
+def parameter_to_torch(model, array):
+    """A parameter of tinynet's network as the same of PyTorch's `model`."""
+    if array.ndim == 4:
+        return weight_to_torch(array)
+    if is_behind_flatten(model, array):
+        height, width, channels = model.flattened
+        array = array.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(array.shape)
+    return torch.from_numpy(array.T)
+
+
+def parameter_from_torch(model, tensor):
+    """The way back."""
+    array = weight_from_torch(tensor)
+    if array.ndim != 2:
         return array
+    array = array.T
+    if is_behind_flatten(model, array):
+        height, width, channels = model.flattened
+        array = array.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(array.shape)
+    return array
 
-    def _is_behind_flatten(self, array):
-        map_of_features = getattr(self.model, "flattened", None)
-        return map_of_features and array.ndim == 2 and len(array) == math.prod(map_of_features)
+
+def is_behind_flatten(model, array):
+    """Is this (in, out) weight that of a dense layer which reads a flattened map of features?"""
+    return hasattr(model, "flattened") and array.ndim == 2 and len(array) == math.prod(model.flattened)
