@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from benchmarks import CLASSES, WIDTHS, random_batch
+from benchmarks import Images, random_batch
 from benchmarks.measure import alternate, row, table
 from benchmarks.tinynet_side import Trainer
 from tinynet import autograd, guard
 
 # The protection costs by the op, not by the byte: so once at full size, and once with little but ops.
-BATCHES = ((16, 128), (1, 16))
+BATCHES = Images(16, 128), Images(1, 16)
 
 STUBS = (
     (autograd, "Keep", lambda arrays: None),
@@ -33,18 +33,18 @@ def unprotected(call):
     return run
 
 
-def lines(peak):
-    """The section's lines, each as soon as it is known; `peak` is of no use here."""
-    yield f"Training steps of FCN({CLASSES}, widths={WIDTHS}), cross-entropy, Adam."
+def lines(run):
+    """The section's lines, each as soon as it is known."""
+    yield "Training steps of the FCN, Adam."
     yield ""
     yield from table("ms: median (minimum; quartiles)", "protected", "unprotected", "cost")
-    for count, size in BATCHES:
-        yield _timed(count, size)
+    for images in BATCHES:
+        yield _timed(images, run.turns)
 
 
-def _timed(count, size):
-    batch = random_batch(count, size)
-    protected, bare = Trainer(*batch), Trainer(*batch)
+def _timed(images, turns):
+    batch = random_batch("FCN", images)
+    protected, bare = Trainer("FCN", batch), Trainer("FCN", batch)
     step_bare = unprotected(bare.step)
     protected.step()
     step_bare()
@@ -53,6 +53,11 @@ def _timed(count, size):
         raise ValueError(
             "guard: a step without the write protection gives other parameters, but must give the same bits"
         )
-    times = alternate({"protected": protected.step, "unprotected": step_bare})
+    times = alternate({"protected": protected.step, "unprotected": step_bare}, turns)
     cost = times["protected"].median / times["unprotected"].median - 1
-    return row(f"{count} x {size} x {size}", times["protected"], times["unprotected"], f"{100 * cost:+.1f} %")
+    return row(
+        f"{images.count} x {images.size} x {images.size}",
+        times["protected"],
+        times["unprotected"],
+        f"{100 * cost:+.1f} %",
+    )

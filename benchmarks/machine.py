@@ -1,9 +1,14 @@
-"""The machine that is measured: what it is, the threads that both sides get, its multiply-add peak."""
+"""The machine that is measured: what it is, the threads that both sides get, its two roofs.
+
+No kernel multiplies and adds faster than the register tile does alone, or reads and writes faster than a
+loop that does nothing else. Both are measured, in the same run as what is held against them.
+"""
 
 import os
 import platform
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import llvmlite.binding as llvm
 import numba
@@ -15,6 +20,23 @@ from tinynet.kernels.tile import ROWS, VECTOR_BYTES, VECTORS, block
 
 COLUMNS = VECTORS * VECTOR_BYTES // 4  # of the register tile in float32
 DEPTH = 192  # products in each sum: A and B together are some 30 KB, which the first cache holds
+
+
+MEGABYTES = 128  # of each array that the bandwidth is measured with: far more than caches hold
+
+
+class Machine(NamedTuple):
+    """What the parts hold their figures against."""
+
+    threads: int  # of each side
+    peak: float  # operations a second, two for each multiply-add
+    bandwidth: float  # bytes a second
+
+
+def measured_machine():
+    """Sets the threads, too."""
+    threads = set_threads()
+    return Machine(threads, measured_peak(threads), measured_bandwidth())
 
 
 def set_threads():
@@ -36,12 +58,25 @@ def measured_peak(threads, seconds=1.0):
     sums = sums.reshape(threads, -1)
     repeats = 2000
     _multiply_add(a, b, sums, repeats)  # compiles
+    best = _best_time(lambda: _multiply_add(a, b, sums, repeats), seconds)
+    return 2 * threads * repeats * ROWS * COLUMNS * DEPTH / best
+
+
+def measured_bandwidth(seconds=1.0):
+    """Bytes a second that all cores together read from memory and write to it, at a = b + 3 c."""
+    a, b, c = (np.ones(MEGABYTES << 18, np.float32) for _ in range(3))
+    _triad(a, b, c)  # compiles
+    best = _best_time(lambda: _triad(a, b, c), seconds)
+    return 3 * a.nbytes / best
+
+
+def _best_time(call, seconds):
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        _multiply_add(a, b, sums, repeats)
+        call()
         best = min(best, time.perf_counter() - start)
-    return 2 * threads * repeats * ROWS * COLUMNS * DEPTH / best
+    return best
 
 
 def _aligned(size):
@@ -60,13 +95,26 @@ def _multiply_add(a, b, sums, repeats):
             block((a, 0, 0, DEPTH, 0, 0, 1), (b, 0, 0, 0, COLUMNS), c, c, (1, 1, DEPTH), (1, ROWS), COLUMNS)
 
 
-def description(threads, peak):
+@numba.njit(parallel=True, **FLAGS)
+def _triad(a, b, c):
+    for i in numba.prange(len(a)):
+        a[i] = b[i] + 3 * c[i]
+
+
+def has_bfloat16():
+    """Has the processor instructions for products of bfloat16?"""
+    features = llvm.get_host_cpu_features()
+    return any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
+
+
+def description(threads, peak, bandwidth=None):
     """One line about the machine and the versions; no names of hosts or folders."""
+    memory = f"; memory {bandwidth / 1e9:.0f} GB/s (measured)" if bandwidth else ""
     versions = f"NumPy {np.__version__}, numba {numba.__version__}, PyTorch {torch.__version__}"
     return (
         f"{_processor()} ({llvm.get_host_cpu_name()}), {os.cpu_count()} cores; "
         f"{threads} threads a side (numba's: {numba.threading_layer()}); "
-        f"multiply-add peak {peak / 1e9:.0f} GFLOP/s (measured, float32); "
+        f"multiply-add peak {peak / 1e9:.0f} GFLOP/s (measured, float32){memory}; "
         f"{platform.system()}, Python {platform.python_version()}, {versions}."
     )
 

@@ -2,11 +2,11 @@
 
 import statistics
 import time
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-BLOCKS = 6  # turns of each contestant
 CALLS = 4  # timed calls in a turn, at least,
 SECONDS = 0.1  # and so many that a turn lasts this long
 PAUSE = 0.05  # before a turn: the threads of the one before, which wait for work in a busy loop, go to sleep
@@ -25,27 +25,42 @@ class Timing(NamedTuple):
         return f"{median} ({least}; {lower}-{upper})"
 
 
-def alternate(contestants):
-    """{name: Timing} of {name: function without arguments}, in turns: a slow spell of the machine hits all.
+def alternate(contestants, turns, calls=CALLS, seconds=SECONDS):
+    """{name: Timing} of {name: function without arguments}, in turns, so that a slow spell hits all."""
+    return alternate_turns(
+        {name: partial(turn, call, calls, seconds) for name, call in contestants.items()}, turns
+    )
 
-    In every turn the first call is not timed: it brings the contestant's data back into the caches.
-    """
+
+def alternate_turns(contestants, turns):
+    """The same for {name: function that does a turn and gives its times}, which may be another process's."""
     times = {name: [] for name in contestants}
-    for _ in range(BLOCKS):
-        for name, call in contestants.items():
+    for _ in range(turns):
+        for name, take_turn in contestants.items():
             time.sleep(PAUSE)
-            times[name] += _turn(call)
+            times[name] += take_turn()
     return {name: _summary(t) for name, t in times.items()}
 
 
-def _turn(call):
+def turn(call, calls=CALLS, seconds=SECONDS):
+    """The times of a turn's calls. The first is not timed: it brings the data back into the caches."""
     call()
     times = []
-    while len(times) < CALLS or sum(times) < SECONDS:
+    while len(times) < calls or sum(times) < seconds:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
     return times
+
+
+def fastest_time(call, calls):
+    """The least of so many calls' times."""
+    return min(turn(call, calls, seconds=0))
+
+
+def fastest(times, among):
+    """The name with the least median among `among`."""
+    return min(among, key=lambda name: times[name].median)
 
 
 def _summary(times):

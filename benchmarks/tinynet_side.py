@@ -1,32 +1,43 @@
-"""tinynet's side of a training step: the network of examples/segmentation.py, Adam, and a batch."""
+"""tinynet's side of training and inference: a network of the comparison, Adam, and a batch."""
 
 import tinynet as tn
-from benchmarks import CLASSES, WIDTHS
-from examples.segmentation import FCN
+from benchmarks.tinynet_networks import loss, network
 from tinynet import optim
 
 
 class Trainer:
     """The network, Adam and a batch."""
 
-    def __init__(self, images, targets):
+    def __init__(self, name, batch, width=32):
         tn.manual_seed(0)
-        self.model = FCN(CLASSES, WIDTHS)
+        self.name = name
+        self.images, self.targets = batch
+        self.model = network(name, self.images.shape[1], width)
         self.optimizer = optim.Adam(self.model.parameters())
-        self.images, self.targets = images, targets
 
     def loss(self):
-        return tn.cross_entropy(self.model(tn.Tensor(self.images)), self.targets)
+        return loss(self.name, self.model(tn.Tensor(self.images)), self.targets)
 
     def step(self):
         self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
 
-    def logits(self):
+    def infer(self):
         with tn.no_grad():
-            return self.model(tn.Tensor(self.images)).data
+            return self.model(tn.Tensor(self.images))
 
-    def gradients(self):
-        """{name: array}"""
-        return {name: p.grad.numpy() for name, p in self.model.named_parameters()}
+    def results(self):
+        """(loss, {name: gradient}, outputs in evaluation after this one training forward pass)"""
+        value = self.loss()
+        value.backward()
+        gradients = {name: p.grad.numpy() for name, p in self.model.named_parameters()}
+        self.optimizer.zero_grad()
+        return value.item(), gradients, self.outputs()
+
+    def outputs(self):
+        """The network's outputs in evaluation, as a list of arrays."""
+        self.model.eval()
+        output = self.infer()
+        self.model.train()
+        return [each.data for each in (output if isinstance(output, tuple) else (output,))]

@@ -1,4 +1,7 @@
-"""PyTorch's side: its import, its layouts, the network of examples/segmentation.py written in it."""
+"""PyTorch's side: its import, its layouts, and training and inference in each way of running a network."""
+
+import math
+from typing import NamedTuple
 
 try:
     import threadpoolctl
@@ -9,17 +12,42 @@ except ImportError as error:
         "it comes with the extra bench: pip install '.[bench]'"
     ) from error
 from torch import nn
-from torch.nn import functional as F
 
-from benchmarks import CLASSES, WIDTHS
+from benchmarks.torch_networks import loss, network
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+class Way(NamedTuple):
+    """How PyTorch runs a network."""
+
+    layout: str
+    compiled: bool = False  # by torch.compile
+    bfloat16: bool = False  # by autocast
+
+    @property
+    def name(self):
+        return "compiled, " * self.compiled + "bfloat16, " * self.bfloat16 + self.layout
+
+
+EAGER = [Way(layout) for layout in LAYOUTS]
+COMPILED = [Way(layout, compiled=True) for layout in LAYOUTS]
+BFLOAT16 = Way("channels_last", bfloat16=True)
 
 
 def set_torch_threads(count):
     """For PyTorch, and every other pool of threads in the process but numba's."""
     threadpoolctl.threadpool_limits(count)
     torch.set_num_threads(count)
+
+
+def compiler_trouble():
+    """Why torch.compile can't run here, or "": it needs a C++ compiler."""
+    try:
+        torch.compile(lambda x: x.cos() + 1)(torch.ones(64))
+    except Exception as error:  # its kinds differ from version to version
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return ""
 
 
 def to_torch(array, layout):
@@ -43,69 +71,106 @@ def weight_from_torch(tensor):
     return (tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor).numpy()
 
 
-class FCN(nn.Module):
-    """The same layers under the same names as examples.segmentation.FCN."""
-
-    def __init__(self):
-        super().__init__()
-        self.down = nn.ModuleList(
-            nn.Sequential(*convolution(c_in, c_out), *convolution(c_out, c_out))
-            for c_in, c_out in zip((3, *WIDTHS[:-1]), WIDTHS, strict=True)
-        )
-        self.pool = nn.MaxPool2d(2)
-        upwards = list(zip(WIDTHS[:0:-1], WIDTHS[-2::-1], strict=True))
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1) for c_in, c_out in upwards
-        )
-        self.refine = nn.ModuleList(nn.Sequential(*convolution(c_out, c_out)) for _, c_out in upwards)
-        self.score = nn.Conv2d(WIDTHS[0], CLASSES, 1)
-
-    def forward(self, x):
-        features = [self.down[0](x)]
-        for block in self.down[1:]:
-            features.append(block(self.pool(features[-1])))
-        x = features.pop()
-        for up, refine in zip(self.up, self.refine, strict=True):
-            feature = features.pop()
-            x = refine(up(x, output_size=feature.shape[2:]) + feature)
-        return self.score(x)
-
-
 def convolution(c_in, c_out):
+    """3x3 convolution, batch normalisation (which makes a bias pointless), ReLU."""
     return nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
 
 
 class Trainer:
-    """The network, Adam and a batch. PyTorch's fast ways: ReLU in place, Adam fused."""
+    """The network, Adam (PyTorch's fast one, fused) and a batch."""
 
-    def __init__(self, images, targets, layout, dtype=torch.float32):
-        self.model = FCN().to(dtype, memory_format=LAYOUTS[layout])
+    def __init__(self, name, batch, way=EAGER[0], width=32, dtype=torch.float32):
+        images, targets = batch
+        self.way, self.name = way, name
+        self.images = to_torch(images, way.layout).to(dtype)
+        self.targets = tuple(self._target(target, dtype) for target in targets)
+        self.model = network(name, images.shape[1], width).to(dtype, memory_format=LAYOUTS[way.layout])
         self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
-        self.images, self.targets = to_torch(images, layout).to(dtype), torch.from_numpy(targets)
+        self._loss, self._infer = self._plain_loss, self.model
+        if way.compiled:
+            self._loss = torch.compile(self._plain_loss, dynamic=False)
+            self._infer = torch.compile(self.model, dynamic=False, options={"freezing": True})
+
+    def _target(self, target, dtype):
+        if target.ndim == 4:
+            return to_torch(target, self.way.layout).to(dtype)
+        target = torch.from_numpy(target)
+        return target.to(dtype) if target.is_floating_point() else target
+
+    def _plain_loss(self, images, targets):
+        return loss(self.name, self.model(images), targets)
 
     def loss(self):
-        return F.cross_entropy(self.model(self.images), self.targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.way.bfloat16):
+            return self._loss(self.images, self.targets)
 
     def step(self):
         self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
 
-    def logits(self):
-        with torch.no_grad():
-            return from_torch(self.model(self.images))
+    def infer(self):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.way.bfloat16):
+            return self._infer(self.images)
 
-    def gradients(self):
-        """{name: array}, as tinynet has them"""
-        return {name: weight_from_torch(p.grad) for name, p in self.model.named_parameters()}
+    def results(self):
+        """(loss, {name: gradient}, outputs in evaluation after this training forward pass), as tinynet's"""
+        value = self.loss()
+        value.backward()
+        gradients = {
+            name: parameter_from_torch(self.model, p.grad) for name, p in self.model.named_parameters()
+        }
+        self.optimizer.zero_grad()
+        return value.item(), gradients, self.outputs()
+
+    def outputs(self):
+        """The network's outputs in evaluation, as a list of arrays as tinynet has them."""
+        self.model.eval()
+        output = self.infer()
+        self.model.train()
+        outputs = output if isinstance(output, tuple) else (output,)
+        return [from_torch(each.float()) if each.ndim == 4 else each.float().numpy() for each in outputs]
 
     def take_state(self, state):
-        """Copy {name: array}, the parameters and running statistics of tinynet's modules."""
-        own = {
-            name: t for name, t in self.model.state_dict().items() if t.ndim
-        }  # batch norm's counter is none
-        if own.keys() != state.keys():
-            raise ValueError(f"take_state: only one of the networks has {sorted(own.keys() ^ state.keys())}")
-        with torch.no_grad():
-            for name, array in state.items():
-                own[name].copy_(weight_to_torch(array) if array.ndim == 4 else torch.from_numpy(array))
+        take_state(self.model, state)
+
+
+def take_state(model, state):
+    """Copy {name: array}, the parameters and running statistics of tinynet's modules, into PyTorch's."""
+    own = {name: t for name, t in model.state_dict().items() if t.ndim}  # batch norm's counter is none
+    if own.keys() != state.keys():
+        raise ValueError(f"take_state: only one of the networks has {sorted(own.keys() ^ state.keys())}")
+    with torch.no_grad():
+        for name, array in state.items():
+            own[name].copy_(parameter_to_torch(model, array))
+
+
+# Dense weights are (in, out) in tinynet and (out, in) in PyTorch. Where `in` is a flattened map of features,
+# its order is H, W, C in tinynet and C, H, W in PyTorch.
+
+
+def parameter_to_torch(model, array):
+    """A parameter of tinynet's network as the same of PyTorch's `model`."""
+    if array.ndim == 4:
+        return weight_to_torch(array)
+    if is_behind_flatten(model, array):
+        height, width, channels = model.flattened
+        array = array.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(array.shape)
+    return torch.from_numpy(array.T)
+
+
+def parameter_from_torch(model, tensor):
+    """The way back."""
+    array = weight_from_torch(tensor)
+    if array.ndim != 2:
+        return array
+    array = array.T
+    if is_behind_flatten(model, array):
+        height, width, channels = model.flattened
+        array = array.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(array.shape)
+    return array
+
+
+def is_behind_flatten(model, array):
+    """Is this (in, out) weight that of a dense layer which reads a flattened map of features?"""
+    return hasattr(model, "flattened") and array.ndim == 2 and len(array) == math.prod(model.flattened)
