@@ -36,11 +36,10 @@ import numba
 import numpy as np
 
 from tinynet.kernels import winograd
-from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
-from tinynet.kernels.pooling import max_pool
+from tinynet.kernels.pooling import best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
 from tinynet.kernels.tile import FLAT_ROWS, NEXT, ONE, STAY, block
 from tinynet.kernels.window import load_window
@@ -66,16 +65,12 @@ def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
         if y is not None:
             return y
     if _has_few_outputs(w, geometry, out_hw):
-        return _finished(_gather_few_outputs(x, w, b, geometry, out_hw), relu, pool)
+        y = _gather_few_outputs(x, w, b, geometry, out_hw, relu)
+        return max_pool(y, (2, 2), (2, 2), (0, 0), (out_hw[0] // 2, out_hw[1] // 2)) if pool else y
     axes = tuple(_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     O = w.shape[3]
     w, size = aligned(w), (*out_hw, O)
-    return _finished(_correlate(x, w, b, axes, geometry.groups, O // geometry.groups, size), relu, pool)
-
-
-def _finished(y, relu, pool):
-    y = rectified(y) if relu else y
-    return max_pool(y, (2, 2), (2, 2), (0, 0), (y.shape[1] // 2, y.shape[2] // 2)) if pool else y
+    return _correlate(x, w, b, axes, geometry.groups, O // geometry.groups, size, relu, pool)
 
 
 def scatter(y, w, b, geometry, out_hw, relu=False):
@@ -97,7 +92,7 @@ def scatter(y, w, b, geometry, out_hw, relu=False):
     CG, O = w.shape[2:]
     turned = aligned(w.swapaxes(2, 3))      # the tile wants output channels, now c, side by side
     size = *out_hw, CG * geometry.groups
-    return _finished(_correlate(y, turned, b, axes, geometry.groups, O // geometry.groups * CG, size), relu, False)
+    return _correlate(y, turned, b, axes, geometry.groups, O // geometry.groups * CG, size, relu)
 
 
 def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
@@ -190,44 +185,60 @@ def _plan(axes, source_hw, target_hw, rows):
     return tables, (left, right - left, height)
 
 
-def _correlate(source, weights, bias, axes, groups, group_step, size):
+def _correlate(source, weights, bias, axes, groups, group_step, size, relu=False, pool=False):
     """target[n, h, l] = bias + sum over the taps of h's and l's phases of source[n, h', l'] @ weights[u, v]
 
     weights (KH, KW, rows, columns): those of a group begin group_step elements after those of the one before.
+    relu and pool as in gather.
     """
     source = np.ascontiguousarray(source)
-    target = empty((len(source), *size), source.dtype)
+    TH, TW, M = size
+    target = empty((len(source), TH // 2, TW // 2, M) if pool else (len(source), *size), source.dtype)
+    places = empty(target.shape if pool else (0, 0, 0, 0), np.uint8)
     bias = np.zeros(size[2], source.dtype) if bias is None else np.ascontiguousarray(bias)
-    columns = _columns_per_task(size[2] // groups, len(source) * -(-size[0] // ROWS))
-    splits = -(-size[2] // (groups * columns))
-    rows = max(1, min(ROWS, len(source) * splits * size[0] // TASKS))
+    columns = M // groups if pool else _columns_per_task(M // groups, len(source) * -(-TH // ROWS))
+    splits = -(-M // (groups * columns))
+    rows = max(1, min(ROWS, len(source) * splits * TH // TASKS))
+    rows += rows % 2 if pool else 0                          # a pooled pixel's rows belong to one task
     tables, window = _plan(axes, source.shape[1:3], size[:2], rows)
-    split = rows, columns, groups, group_step
-    correlate(source, weights, bias, target, tables, window, split, numba.get_num_threads())
-    return target
+    split, floor = (rows, columns, groups, group_step), source.dtype.type(0 if relu else -np.inf)
+    epilogue = floor, places
+    correlate(source, weights, bias, target, size, epilogue, tables, window, split, numba.get_num_threads())
+    return (target, places) if pool else target
 
 
 # ---- Gather and scatter: the loops -------------------------------------------------------------------------
 
 @kernel
-def correlate(source, weights, bias, target, tables, window, split, lanes):
-    """A task is some columns of a block of rows of an image; its bits are the same in whichever lane."""
+def correlate(source, weights, bias, target, size, epilogue, tables, window, split, lanes):
+    """A task is some columns of a block of rows of an image; its bits are the same in whichever lane.
+
+    size is the target's, (TH, TW, M). epilogue = (floor, places): target = max(..., floor), of which every 2x2 pixels
+    only the largest where there is room for their places. It follows when a task's rows are in the cache still.
+    """
     _, width, height = window
-    _, columns, groups, _ = split
+    rows, columns, groups, _ = split
+    _, TW, M = size
     blocks = len(tables[2])
-    splits = (target.shape[3] // groups + columns - 1) // columns
+    splits = (M // groups + columns - 1) // columns
+    pooled_rows = rows if epilogue[1].size else 0
     for lane in prange(lanes):
         scratch = np.empty(height * width * source.shape[3], source.dtype)
+        before_pooling = np.empty(pooled_rows * TW * M, source.dtype)
         for task in range(np.int64(lane), len(source) * blocks * splits, lanes):
             place = task // splits // blocks, task // splits % blocks, task % splits * columns
-            _correlate_rows(place, scratch, source, weights, bias, target, tables, window, split)
+            _correlate_rows(place, scratch, before_pooling, source, weights, bias, target, size, epilogue, tables,
+                            window, split)
 
 
 @inner
-def _correlate_rows(place, scratch, source, weights, bias, target, tables, window, split):
+def _correlate_rows(place, scratch, before_pooling, source, weights, bias, target, size, epilogue, tables, window,
+                    split):
     n, i, o = place
     down, across, bands = tables
     left, width, height = window
+    floor, places = epilogue
+    TH, TW, M = size
     _, H, _, C = source.shape
     if height > 0:
         top, bottom = bands[i]
@@ -235,27 +246,34 @@ def _correlate_rows(place, scratch, source, weights, bias, target, tables, windo
         lines = scratch, -(top * width + left) * C, width * C, C
     else:
         lines = source.reshape(-1), n * H * width * C, width * C, C
-    h0, h1 = i * split[0], min(target.shape[1], (i + 1) * split[0])
+    h0, h1 = i * split[0], min(TH, (i + 1) * split[0])
+    out, at = target.reshape(-1), n * TH * TW * M            # where the first of all rows is, or would be
+    if places.size:
+        out, at = before_pooling, -h0 * TW * M
     for f in range(len(down)):
         above = (h0 - f + len(down) - 1) // len(down)        # how many pixels of this phase are above h0
         rows = (h1 - f + len(down) - 1) // len(down) - above
         for g in range(len(across)):
-            _correlate_phase((n, above, rows, o), lines, weights, bias, target, down, f, across, g, split)
+            _correlate_phase((above, rows, o), lines, weights, bias, (out, at, TW, M), down, f, across, g, split)
+    if places.size:
+        _pool_rows(out, n, h0 // 2, (h1 - h0) // 2, TW * M, floor, target, places)
+    elif floor == 0:
+        _rectify_rows(out, at + h0 * TW * M, (h1 - h0) * TW, o, M, split)
 
 
 @inner
 def _correlate_phase(place, lines, weights, bias, target, down, f, across, g, split):
     """The pixels of one phase, group by group."""
-    n, above, rows, o = place
+    above, rows, o = place
     source, origin, pitch, C = lines
+    out, start, TW, M = target
     _, columns, groups, group_step = split
-    _, TH, TW, M = target.shape
     _, KW, tap_rows, tap_columns = weights.shape
     K, MG, tap = C // groups, M // groups, tap_rows * tap_columns
     taps_u, u, jump_u, first_u, advance_u, reach_u = down[f]
     taps_v, v, jump_v, first_v, advance_v, reach_v = across[g]
     at = origin + (first_u + above * advance_u) * pitch + first_v * C
-    to = ((n * TH + f + above * len(down)) * TW + g) * M
+    to = start + ((f + above * len(down)) * TW + g) * M
     counts = taps_u, taps_v, K
     if groups == 1 and jump_v == 1 and reach_v == 1:         # the taps are neighbours: v and k are one sum
         counts = taps_u, 1, taps_v * C                       # (MERGED)
@@ -265,8 +283,43 @@ def _correlate_phase(place, lines, weights, bias, target, down, f, across, g, sp
               (weights.reshape(-1), (u * KW + v) * tap + group * group_step + o,
                jump_u * KW * tap, jump_v * tap, tap_columns),
               (bias, m, STAY, STAY),
-              (target.reshape(-1), to + m, len(down) * TW * M, len(across) * M),
+              (out, to + m, len(down) * TW * M, len(across) * M),
               counts, (rows, (TW - g + len(across) - 1) // len(across)), min(columns, MG - o))
+
+
+@inner
+def _rectify_rows(out, at, pixels, o, M, split):
+    """max(..., 0) for a task's columns of so many pixels from `at` on"""
+    _, columns, groups, _ = split
+    MG = M // groups
+    if columns >= MG:
+        _rectify(out[at:at + pixels * M])
+    else:
+        for first in range(at + o, at + o + pixels * M, M):
+            for group in range(groups):
+                _rectify(out[first + group * MG:first + group * MG + min(columns, MG - o)])
+
+
+@inner
+def _rectify(line):
+    zero = line.dtype.type(0)
+    for i in range(len(line)):
+        line[i] = zero if line[i] <= 0 else line[i]
+
+
+@inner
+def _pool_rows(rows, n, first, count, pitch, floor, y, places):
+    """y[n, first:first + count] = max(the largest of 2x2 pixels, floor), of rows that are `pitch` long"""
+    _, _, PW, M = y.shape
+    for i in range(count):
+        above, below = rows[2 * i * pitch:], rows[(2 * i + 1) * pitch:]
+        for j in range(PW):
+            best = y[n, first + i, j]
+            left, right = 2 * j * M, (2 * j + 1) * M
+            best_of_four(best, places[n, first + i, j], above[left:left + M], above[right:right + M],
+                         below[left:left + M], below[right:right + M])
+            for c in range(M):
+                best[c] = floor if best[c] <= floor else best[c]
 
 
 # ---- Gather for few outputs: several pixels side by side fill a vector -------------------------------------
@@ -280,7 +333,7 @@ def _has_few_outputs(w, geometry, out_hw):
     return plain and w.shape[3] <= 4 and w.shape[1] > 1 and out_hw[1] % PIXELS == 0
 
 
-def _gather_few_outputs(x, w, b, geometry, out_hw):
+def _gather_few_outputs(x, w, b, geometry, out_hw, relu):
     """Four neighbouring pixels of y as one with four times the channels: a convolution of stride 4, in which
     the i-th of the four has the weights shifted by i. Windows grow by three taps of zeros, and so does the
     reach of a NaN."""
@@ -290,7 +343,7 @@ def _gather_few_outputs(x, w, b, geometry, out_hw):
         wide[:, i:i + KW, :, i] = w
     b = None if b is None else np.tile(b, PIXELS)
     geometry = geometry._replace(stride=(geometry.stride[0], PIXELS))
-    y = gather(x, wide.reshape(KH, -1, C, PIXELS * O), b, geometry, (out_hw[0], out_hw[1] // PIXELS))
+    y = gather(x, wide.reshape(KH, -1, C, PIXELS * O), b, geometry, (out_hw[0], out_hw[1] // PIXELS), relu)
     return y.reshape(len(x), *out_hw, O)
 
 
