@@ -127,7 +127,7 @@ def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
     rows = source[0]**2 * C
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
-    tiles = max(8, CACHE // (4 * N * N * (rows + O)))
+    tiles = _tiles_at_once(rows, O, 1)
     parts = empty((max(1, min(MOST_PARTS, len(y) * math.prod(grid) // tiles)), N, N, rows, O), x.dtype)
     y_sums = np.empty((len(parts), O))
     scratch = _scratch(tiles, rows, O, max((source[0] * N)**2 * C, (N + 1 - r)**2 * O))
@@ -161,7 +161,7 @@ def _convolve(x, taps, b, source, target, out_hw, relu, pool=False):
     m = N + 1 - r
     grid = tuple(-(-(size + before) // (s * m)) for size, before in zip(out_hw, target[1:], strict=True))
     total = len(x) * math.prod(grid)
-    tiles = max(8, min(64, CACHE // (4 * N * N * (rows + columns)), total // TASKS) // 8 * 8)
+    tiles = max(8, min(64, _tiles_at_once(rows, columns, 2), total // TASKS) // 8 * 8)
     checks = zeros((-(-total // tiles), LANES), x.dtype)
     scratch = _scratch(tiles, rows, columns, max((source[0] * N)**2 * x.shape[3], (s * m)**2 * y.shape[3]))
     bias = np.zeros(y.shape[3], x.dtype) if b is None else np.ascontiguousarray(b)
@@ -170,6 +170,15 @@ def _convolve(x, taps, b, source, target, out_hw, relu, pool=False):
     if not np.isfinite(checks).all():
         return None
     return (y, places) if pool else y
+
+
+def _tiles_at_once(rows, columns, reuse):
+    """How many tiles make a block: as many as stay in the second cache, V and M being rows + columns numbers a place.
+
+    Or more, if U doesn't stay there: it has rows x columns numbers a place and comes anew for each block. So the blocks
+    are so large that it is no more than `reuse` times what V and M are.
+    """
+    return max(8, CACHE // (4 * N * N * (rows + columns)), rows * columns // (reuse * (rows + columns)))
 
 
 def _scratch(tiles, rows, columns, window):
