@@ -4,9 +4,9 @@ import numba
 import numpy as np
 import pytest
 
+from tests.naive import activation as naive
 from tinynet.kernels import activation, elementwise
 from tinynet.kernels.elementwise import CHUNK, CHUNKS, LARGE
-from tests.naive import activation as naive
 
 TASK = CHUNKS * CHUNK
 SPECIAL = [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-30, -1e-30, 88.0, -88.0, 104.0, -104.0, 1e38, -1e38]
