@@ -49,6 +49,11 @@ def _switched(name, value):
         setattr(_mode, name, before)
 
 
+def is_recording():
+    """Whether what is computed now can become part of a graph."""
+    return _mode.recording
+
+
 def no_grad():
     """Within this context nothing is recorded: results need no gradient and keep nothing alive.
 

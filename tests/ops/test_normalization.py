@@ -269,3 +269,55 @@ def test_sentences_of_group_norm_and_layer_norm():
         ValueError, match=r"layer_norm: bias has the shape \(6,\), but must have \(5, 6\), normalized_shape"
     ):
         layer_norm(x, (5, 6), None, np.ones(6))
+
+
+def distinct_parameters(channels):
+    """A bias that turns half of the channels' values negative, and a weight of either sign."""
+    return draw((channels,), 1, 0.5, 1.5) * np.where(np.arange(channels) % 2, -1, 1), draw((channels,), 2)
+
+
+@pytest.mark.parametrize("parameters_given", [0, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_relu_in_the_same_passes(training, parameters_given):
+    x, channels = draw((3, 4, 5), 7), 5
+    statistics = {} if training else {"running_mean": draw((5,), 3), "running_var": draw((5,), 4, 0.5, 2)}
+
+    def fused(x, w=None, b=None, relu=True):
+        running = {name: value.astype(x.dtype) for name, value in statistics.items()}
+        return batch_norm(x, w, b, **running, training=training, eps=0.1, relu=relu)
+
+    def twin(*arrays):
+        y = fused(*map(tn.Tensor, arrays), relu=False).numpy()
+        return np.where(y <= 0, 0, y)
+
+    check_op(fused, twin, [x, *distinct_parameters(channels)[:parameters_given]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3, 16, 100, 300])
+def test_relu_passes_gradients_exactly_where_it_passed_values(channels, dtype):
+    """Values close to 0 in plenty: forward and backward compute them by the same roundings."""
+    rng = np.random.default_rng(channels)
+    x = rng.integers(-3, 4, (40, 7, 10, channels)).astype(dtype)  # of few different values, many become 0
+    x = np.where(x == 1, x.mean((0, 1, 2)), x).astype(dtype)
+    w, b = rng.normal(size=channels).astype(dtype), np.zeros(channels, dtype)
+    arguments = [tn.Tensor(a, requires_grad=True) for a in (x, w, b)]
+    y = batch_norm(*arguments, relu=True)
+    gy = rng.integers(-8, 9, y.shape).astype(dtype)
+    passed = np.where(y.array > 0, gy, 0)
+    y.backward(gy)
+    np.testing.assert_array_equal(arguments[2].grad.array, passed.sum((0, 1, 2)))
+    expected = [tn.Tensor(a, requires_grad=True) for a in (x, w, b)]
+    batch_norm(*expected).backward(passed)
+    for got, wanted in zip(arguments, expected, strict=True):
+        np.testing.assert_array_equal(got.grad.array, wanted.grad.array)
+
+
+def test_nan_passes_the_relu():
+    x = np.ones((4, 3), np.float32)
+    x[1, 1] = np.nan
+    t = tn.Tensor(x, requires_grad=True)
+    y = batch_norm(t, None, None, relu=True)
+    y.sum().backward()
+    for array in (y.array, t.grad.array):
+        assert np.isnan(array[:, 1]).all() and np.isfinite(array[:, [0, 2]]).all()

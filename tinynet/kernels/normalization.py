@@ -12,6 +12,9 @@ of one sample, S * D values, is brought to mean 0 and variance 1; then each chan
 
 The gradient, with A the mean over a group:  gx = rstd (w gy - A(w gy) - xh A(w gy xh)).
 
+A ReLU behind it, max(y, 0), is done in the same passes: `relu=True`. Backward then asks for y's sign. It computes
+y again from x, which it reads anyway, by the very function that forward uses: that is faster than reading y.
+
 So forward reads x twice (moments; standardize) and backward x and gy twice (gradient_sums; input_gradient).
 Sums run in float64, position by position with all channels side by side, in chunks that the shape alone
 decides.
@@ -25,6 +28,7 @@ from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
 
 CHUNKS = 64  # at most: enough to keep many cores busy
+WIDTH = 256  # values that the loops take at once, where a position has fewer channels
 CHUNK_POSITIONS = 32  # at least: fewer are not worth a task
 
 
@@ -38,20 +42,18 @@ def chunks(shape):
 def statistics(x, groups):
     """mean and (biased) variance of each group of x (N, S, C): both (N, G) and float64."""
     n, s, c = x.shape
-    x = np.ascontiguousarray(x)
     shift = x[:, 0, :: c // groups].astype(np.float64)
     partial = np.empty((2, n, chunks(x.shape)[1], groups))
-    moments(x, shift, chunks(x.shape), partial)
+    moments(_flat(x), c, shift, chunks(x.shape), partial)
     first, second = partial.sum(axis=2) / (s * c // groups)
     return shift + first, np.maximum(second - first * first, 0.0)
 
 
-def normalize(x, mean, rstd, w, b):
-    """y = (x - mean) rstd w + b; w and b may be None."""
+def normalize(x, mean, rstd, w, b, relu=False):
+    """y = (x - mean) rstd w + b, or max(y, 0); w and b may be None."""
     y = empty(x.shape, x.dtype)
-    standardize(
-        np.ascontiguousarray(x), mean, rstd, _or_constant(w, 1, x), _or_constant(b, 0, x), chunks(x.shape), y
-    )
+    w, b = _or_constant(w, 1, x), _or_constant(b, 0, x)
+    standardize(_flat(x), mean, rstd, w, b, relu, chunks(x.shape), _flat(y))
     return y
 
 
@@ -64,30 +66,30 @@ class Sums(NamedTuple):
     weight: np.ndarray  # (C,): sum of gy xh, the gradient of w
 
 
-def sums_of_gradient(gy, x, mean, rstd, w):
-    """The Sums of gy and x, both (N, S, C)."""
+def sums_of_gradient(gy, x, mean, rstd, w, b=None, relu=False):
+    """The Sums of gy and x, both (N, S, C); with relu, of gy where y > 0."""
     n, s, c = x.shape
     groups = mean.shape[1]
     by_group = np.empty((2, n, chunks(x.shape)[1], groups))
     by_channel = np.empty((2, *chunks(x.shape), c))
-    gradient_sums(
-        np.ascontiguousarray(gy),
-        np.ascontiguousarray(x),
-        mean,
-        rstd,
-        _or_constant(w, 1, x),
-        by_group,
-        by_channel,
-    )
+    w, b = _or_constant(w, 1, x), _or_constant(b, 0, x)
+    gradient_sums(_flat(gy), _flat(x), mean, rstd, w, b, relu, by_group, by_channel)
     return Sums(*by_group.sum(axis=2) / (s * c // groups), *by_channel.sum(axis=(1, 2)))
 
 
-def normalize_gradient(gy, x, mean, rstd, w, sums):
-    """gx = rstd (w gy - A(w gy) - xh A(w gy xh))."""
+def normalize_gradient(gy, x, mean, rstd, w, sums, b=None, relu=False):
+    """gx = rstd (w gy - A(w gy) - xh A(w gy xh)); with relu, gy counts where y > 0."""
     gx = empty(x.shape, x.dtype)
-    gy, x, w = np.ascontiguousarray(gy), np.ascontiguousarray(x), _or_constant(w, 1, x)
-    input_gradient(gy, x, mean, rstd, w, sums.gradient, sums.correlation, chunks(x.shape), gx)
+    w, b, tasks = _or_constant(w, 1, x), _or_constant(b, 0, x), chunks(x.shape)
+    input_gradient(
+        _flat(gy), _flat(x), mean, rstd, w, b, relu, sums.gradient, sums.correlation, tasks, _flat(gx)
+    )
     return gx
+
+
+def _flat(x):
+    """(N, S, C) as (N, S*C)"""
+    return np.ascontiguousarray(x).reshape(len(x), x.shape[1] * x.shape[2])
 
 
 def _or_constant(w, value, x):
@@ -95,11 +97,40 @@ def _or_constant(w, value, x):
 
 
 @inner
-def spread(values, channels):
-    """A value for each group as a value for each channel."""
-    D = len(channels) // len(values)
-    for g in range(len(values)):
-        channels[g * D : (g + 1) * D] = values[g]
+def side_by_side(C, S):
+    """How many positions the loops take at once. A loop over 16 channels is over before it has got going."""
+    return max(1, min(WIDTH // C, S))
+
+
+@inner
+def spread(values, w, wide):
+    """A value for each group as a value for each channel, times w; and that for several positions side by side."""
+    C = len(w)
+    D = C // len(values)
+    for c in range(C):
+        wide[c] = values[c // D] * w[c]
+    repeat(wide, C, wide)
+
+
+@inner
+def repeat(channels, C, wide):
+    for i in range(0, len(wide), C):
+        for c in range(C):
+            wide[i + c] = channels[c]
+
+
+@inner
+def fold(wide, C):
+    """The sums of several positions side by side become one sum for each channel."""
+    for i in range(C, len(wide), C):
+        for c in range(C):
+            wide[c] += wide[i + c]
+
+
+@inner
+def affine(x, m, scale, b):
+    """y = (x - m) scale + b: one function, since forward and backward must agree on the sign of y."""
+    return (x - m) * scale + b
 
 
 @inner
@@ -111,98 +142,137 @@ def weighted_sum(w, values):
 
 
 @kernel
-def moments(x, shift, tasks, partial):
+def moments(x, C, shift, tasks, partial):
     """partial[0] = sum of d, partial[1] = sum of d^2 by sample, chunk and group, with d = x - shift.
 
     The variance is A(d^2) - A(d)^2: a difference of two large numbers, were d not taken from one of the
     values themselves.
     """
-    N, S, C = x.shape
+    N, S = x.shape[0], x.shape[1] // C
     T, P = tasks
     G = shift.shape[1]
     D = C // G
     for task in prange(T * P):
         t, p = task // P, task % P
-        s1, s2, origin = np.empty(C), np.empty(C), np.empty(C)
+        L, ones = side_by_side(C, S) * C, np.ones(C)
+        s1, s2, origin = np.empty(L), np.empty(L), np.empty(L)
         for n in range(t * N // T, (t + 1) * N // T):
-            spread(shift[n], origin)
+            spread(shift[n], ones, origin)
             s1[:] = 0
             s2[:] = 0
-            for s in range(p * S // P, (p + 1) * S // P):
-                row = x[n, s]
-                for c in range(C):
+            stop = (p + 1) * S // P * C
+            for i in range(p * S // P * C, stop, L):
+                row = x[n, i : min(i + L, stop)]
+                for c in range(len(row)):
                     d = row[c] - origin[c]
                     s1[c] += d
                     s2[c] += d * d
+            fold(s1, C)
+            fold(s2, C)
             for g in range(G):
                 partial[0, n, p, g] = s1[g * D : (g + 1) * D].sum()
                 partial[1, n, p, g] = s2[g * D : (g + 1) * D].sum()
 
 
 @kernel
-def standardize(x, mean, rstd, w, b, tasks, y):
-    """y = (x - mean) rstd w + b."""
-    N, S, C = x.shape
+def standardize(x, mean, rstd, w, b, relu, tasks, y):
+    """y = (x - mean) rstd w + b, or max(y, 0)."""
+    C = len(w)
+    N, S = x.shape[0], x.shape[1] // C
     T, P = tasks
+    zero = x.dtype.type(0)
     for task in prange(T * P):
         t, p = task // P, task % P
-        m, scale = np.empty(C, x.dtype), np.empty(C, x.dtype)
+        L, ones = side_by_side(C, S) * C, np.ones(C)
+        m, scale, bias = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+        repeat(b, C, bias)
         for n in range(t * N // T, (t + 1) * N // T):
-            spread(mean[n], m)
-            spread(rstd[n], scale)
-            scale *= w
-            for s in range(p * S // P, (p + 1) * S // P):
-                row, out = x[n, s], y[n, s]
-                for c in range(C):
-                    out[c] = (row[c] - m[c]) * scale[c] + b[c]
+            spread(mean[n], ones, m)
+            spread(rstd[n], w, scale)
+            stop = (p + 1) * S // P * C
+            for i in range(p * S // P * C, stop, L):
+                row, out = x[n, i : min(i + L, stop)], y[n, i : min(i + L, stop)]
+                if relu:
+                    for c in range(len(row)):
+                        value = affine(row[c], m[c], scale[c], bias[c])
+                        out[c] = zero if value <= 0 else value
+                else:
+                    for c in range(len(row)):
+                        out[c] = affine(row[c], m[c], scale[c], bias[c])
 
 
 @kernel
-def gradient_sums(gy, x, mean, rstd, w, by_group, by_channel):
+def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel):
     """Sums of gy and gy xh: weighted with w by (sample, chunk, group), plain by (task, channel)."""
-    N, S, C = x.shape
-    _, T, P, _ = by_channel.shape
+    _, T, P, C = by_channel.shape
+    N, S = x.shape[0], x.shape[1] // C
     G = mean.shape[1]
     D = C // G
+    zero = x.dtype.type(0)
     for task in prange(T * P):
         t, p = task // P, task % P
         total1, total2 = by_channel[0, t, p], by_channel[1, t, p]
         total1[:] = 0
         total2[:] = 0
-        s1, s2, m, scale = np.empty(C), np.empty(C), np.empty(C), np.empty(C)
+        L, ones = side_by_side(C, S) * C, np.ones(C)
+        s1, s2, m64 = np.empty(L), np.empty(L), np.empty(L)
+        m, scale, bias = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+        gated = np.empty(L, x.dtype)
+        repeat(b, C, bias)
         for n in range(t * N // T, (t + 1) * N // T):
-            spread(mean[n], m)
-            spread(rstd[n], scale)
+            spread(mean[n], ones, m64)
+            spread(mean[n], ones, m)
+            spread(rstd[n], w, scale)
             s1[:] = 0
             s2[:] = 0
-            for s in range(p * S // P, (p + 1) * S // P):
-                row, g_row = x[n, s], gy[n, s]
-                for c in range(C):
+            stop = (p + 1) * S // P * C
+            for i in range(p * S // P * C, stop, L):
+                row, g_row = x[n, i : min(i + L, stop)], gy[n, i : min(i + L, stop)]
+                if relu:
+                    for c in range(len(row)):
+                        value = g_row[c]  # read in any case: then no branch stops the loop from vectorising
+                        gated[c] = zero if affine(row[c], m[c], scale[c], bias[c]) <= 0 else value
+                    g_row = gated[: len(row)]
+                for c in range(len(row)):
                     s1[c] += g_row[c]
-                    s2[c] += g_row[c] * (row[c] - m[c])
-            s2 *= scale
-            total1 += s1
-            total2 += s2
+                    s2[c] += g_row[c] * (row[c] - m64[c])
+            fold(s1, C)
+            fold(s2, C)
             for g in range(G):
+                s2[g * D : (g + 1) * D] *= rstd[n, g]
                 by_group[0, n, p, g] = weighted_sum(w[g * D : (g + 1) * D], s1[g * D : (g + 1) * D])
                 by_group[1, n, p, g] = weighted_sum(w[g * D : (g + 1) * D], s2[g * D : (g + 1) * D])
+            total1 += s1[:C]
+            total2 += s2[:C]
 
 
 @kernel
-def input_gradient(gy, x, mean, rstd, w, gradient, correlation, tasks, gx):
+def input_gradient(gy, x, mean, rstd, w, b, relu, gradient, correlation, tasks, gx):
     """gx = a gy - q (x - mean) - r  with  a = rstd w,  q = rstd^2 correlation,  r = rstd gradient."""
-    N, S, C = x.shape
+    C = len(w)
+    N, S = x.shape[0], x.shape[1] // C
     T, P = tasks
+    zero = x.dtype.type(0)
     for task in prange(T * P):
         t, p = task // P, task % P
-        m, a, q, r = np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
+        L, ones = side_by_side(C, S) * C, np.ones(C)
+        m, a, bias = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+        q, r = np.empty(L, x.dtype), np.empty(L, x.dtype)
+        repeat(b, C, bias)
         for n in range(t * N // T, (t + 1) * N // T):
-            spread(mean[n], m)
-            spread(rstd[n], a)
-            a *= w
-            spread(rstd[n] * rstd[n] * correlation[n], q)
-            spread(rstd[n] * gradient[n], r)
-            for s in range(p * S // P, (p + 1) * S // P):
-                row, g_row, out = x[n, s], gy[n, s], gx[n, s]
-                for c in range(C):
-                    out[c] = a[c] * g_row[c] - q[c] * (row[c] - m[c]) - r[c]
+            spread(mean[n], ones, m)
+            spread(rstd[n], w, a)
+            spread(rstd[n] * rstd[n] * correlation[n], ones, q)
+            spread(rstd[n] * gradient[n], ones, r)
+            stop = (p + 1) * S // P * C
+            for i in range(p * S // P * C, stop, L):
+                j = min(i + L, stop)
+                row, g_row, out = x[n, i:j], gy[n, i:j], gx[n, i:j]
+                if relu:
+                    for c in range(len(row)):
+                        value = g_row[c]
+                        value = zero if affine(row[c], m[c], a[c], bias[c]) <= 0 else value
+                        out[c] = a[c] * value - q[c] * (row[c] - m[c]) - r[c]
+                else:
+                    for c in range(len(row)):
+                        out[c] = a[c] * g_row[c] - q[c] * (row[c] - m[c]) - r[c]

@@ -25,8 +25,9 @@ import math
 
 import numpy as np
 
-from tinynet.autograd import Op
+from tinynet.autograd import Op, is_recording
 from tinynet.kernels import normalization as kernels
+from tinynet.ops.activation import ReluGrad
 from tinynet.shapes import integer
 from tinynet.tensor import as_tensor
 
@@ -39,31 +40,50 @@ class Moments:
         self.mean, self.var = kernels.statistics(x, groups)
         self.rstd = _reciprocal_deviation(self.var, eps)
 
-    def sums(self, gy, x, w):
-        return kernels.sums_of_gradient(gy, x, self.mean, self.rstd, w)
+    def sums(self, gy, x, w, b=None, relu=False):
+        return kernels.sums_of_gradient(gy, x, self.mean, self.rstd, w, b, relu)
 
 
 class Normalize(Op):
-    """y = w xh + b;  gx = J(w gy),  gw = sum gy xh,  gb = sum gy"""
+    """y = w xh + b;  gx = J(w gy),  gw = sum gy xh,  gb = sum gy.  With relu: max(y, 0), and gy where y > 0"""
 
-    keeps = ("x", "w")
-    w = None
+    keeps = ("x", "w", "b")
+    w = b = None
 
-    def __init__(self, groups, eps, moments=None):
-        self.groups, self.eps, self.moments = groups, eps, moments
+    def __init__(self, groups, eps, moments=None, relu=False):
+        self.groups, self.eps, self.moments, self.relu = groups, eps, moments, relu
 
     def forward(self, x, w=None, b=None):
         if self.moments is None:
             self.moments = Moments(x, self.groups, self.eps)
-        return kernels.normalize(x, self.moments.mean, self.moments.rstd, w, b)
+        return kernels.normalize(x, self.moments.mean, self.moments.rstd, w, b, self.relu)
 
     def backward(self, gy):
         x, w, moments = self.x, self.w, self.moments
-        sums = moments.sums(gy.array, x.array, None if w is None else w.array)
-        gx = InputGradient(moments, sums)(x, gy, *([] if w is None else [w])) if self.needs[0] else None
+        relu = ()
+        if self.relu and is_recording():  # the gradients' own gradients know nothing of a ReLU: a step before them
+            gy = _gated(gy, moments.mean, moments.rstd, x, w, self.b)
+        elif self.relu:
+            relu = _array(self.b), True
+        sums = moments.sums(gy.array, x.array, _array(w), *relu)
+        gx = InputGradient(moments, sums, relu)(x, gy, *_given(w)) if self.needs[0] else None
         gw = WeightGradient(moments, sums)(x, gy) if self.needs[1] else None
         gb = BiasGradient(sums)(gy) if self.needs[2] else None
         return gx, gw, gb
+
+
+def _given(*tensors):
+    return [t for t in tensors if t is not None]
+
+
+def _array(tensor):
+    return None if tensor is None else tensor.array
+
+
+def _gated(gy, mean, rstd, x, w, b):
+    """gy where max(y, 0) let y pass, y being w (x - mean) rstd + b."""
+    y = kernels.normalize(x.array, mean, rstd, _array(w), _array(b), relu=True)
+    return ReluGrad()(gy, gy.wrap(y))
 
 
 class InputGradient(Op):
@@ -75,12 +95,13 @@ class InputGradient(Op):
     keeps = ("x", "gy", "w", "output")
     w = None
 
-    def __init__(self, moments, sums=None):
-        self.moments, self.sums = moments, sums
+    def __init__(self, moments, sums=None, relu=()):
+        self.moments, self.sums, self.relu = moments, sums, relu  # relu: (b, True) if a ReLU's gradient comes first
 
     def forward(self, x, gy, w=None):
         sums = self.sums or self.moments.sums(gy, x, w)
-        return kernels.normalize_gradient(gy, x, self.moments.mean, self.moments.rstd, w, sums)
+        mean, rstd = self.moments.mean, self.moments.rstd
+        return kernels.normalize_gradient(gy, x, mean, rstd, w, sums, *self.relu)
 
     def backward(self, v):
         jv = InputGradient(self.moments)(self.x, v)
@@ -136,32 +157,37 @@ class BiasGradient(Op):
 
 
 class Standardize(Op):
-    """y = w xh + b with a fixed xh = (x - mean) rstd;  gx = gy w rstd,  gw = sum gy xh,  gb = sum gy"""
+    """y = w xh + b with a fixed xh = (x - mean) rstd;  gx = gy w rstd,  gw = sum gy xh,  gb = sum gy
 
-    keeps = ("x", "w")
-    w = None
+    With relu: max(y, 0), and gy where y > 0.
+    """
 
-    def __init__(self, mean, rstd):
-        self.mean, self.rstd = mean, rstd
+    keeps = ("x", "w", "b")
+    w = b = None
+
+    def __init__(self, mean, rstd, relu=False):
+        self.mean, self.rstd, self.relu = mean, rstd, relu
 
     def forward(self, x, w=None, b=None):
-        return kernels.normalize(x, self.mean[None], self.rstd[None], w, b)
+        return kernels.normalize(x, self.mean[None], self.rstd[None], w, b, self.relu)
 
     def backward(self, gy):
+        if self.relu:
+            gy = _gated(gy, self.mean[None], self.rstd[None], self.x, self.w, self.b)
         scale = gy.like(self.rstd)
         gx = gy * (scale if self.w is None else self.w * scale) if self.needs[0] else None
         gw = (gy * Standardize(self.mean, self.rstd)(self.x)).sum((0, 1)) if self.needs[1] else None
         return gx, gw, gy.sum((0, 1)) if self.needs[2] else None
 
 
-def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=True, momentum=0.1, eps=1e-5):
+def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=True, momentum=0.1, eps=1e-5, relu=False):
     """Each channel normalised over the whole batch.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
     training: mean and (biased) variance are those of the batch, over all axes but the last; the running ones,
     if given, are updated in place: running += momentum (batch's - running), with the unbiased variance.
-    Otherwise the running ones are used.
+    Otherwise the running ones are used. relu: max(y, 0) in place of y, made in the same passes over memory.
 
     x: (..., C), two axes or more; weight, bias: (C,) or None; running_mean, running_var: ndarrays (C,), both
     or neither. Raises ValueError for shapes that don't fit, for fewer than two values per channel in
@@ -193,8 +219,8 @@ def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=Tr
             running_mean.astype(np.float64),
             _reciprocal_deviation(running_var.astype(np.float64), eps),
         )
-        return Standardize(mean, rstd)(rows, *parameters).reshape(x.shape)
-    normalize = Normalize(channels, eps)
+        return Standardize(mean, rstd, relu)(rows, *parameters).reshape(x.shape)
+    normalize = Normalize(channels, eps, relu=relu)
     y = normalize(rows, *parameters)
     if running_mean is not None:
         mean, var = normalize.moments.mean[0], normalize.moments.var[0]
