@@ -33,6 +33,6 @@ assert {"correlate", "add_weights", "convolve", "add_products", "multiply"} <= s
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names an x86 processor")
 def test_registers_of_32_bytes(tmp_path):
     environment = {**os.environ, "NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma",
-                   "NUMBA_CACHE_DIR": str(tmp_path)}
+                   "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_DISABLE_JIT": "0"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
