@@ -215,9 +215,8 @@ class BatchNorm2d(Module):
 
     def forward(self, x, relu=False):
         """relu: max(y, 0) in the same passes over memory."""
-        y = ops.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
-                           self.momentum, self.eps)
-        return ops.relu(y) if relu else y
+        return ops.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
+                              self.momentum, self.eps, relu=relu)
 
 
 class GroupNorm(Module):
