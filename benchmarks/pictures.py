@@ -93,20 +93,19 @@ def roofline(figures):
     low, high = min(x for _, x, _ in dots) / 1.5, max(x for _, x, _ in dots) * 1.5
     low, high = min(low, ridge / 2), max(high, 2 * ridge)
     ax.plot([low, ridge, high], [low * bandwidth, peak, peak], color=GREY, linewidth=2)
-    ax.text(low * 1.05, low * bandwidth * 1.4, f"memory: {bandwidth:.0f} GB/s", color=GREY)
-    ax.text(high, peak * 1.04, f"multiply-adds: {peak:.0f} GFLOP/s", color=GREY, ha="right")
+    ax.text(low, low * bandwidth * 1.5, f"memory: {bandwidth:.0f} GB/s", color=GREY)
+    ax.text(ridge, peak * 1.1, f"multiply-adds: {peak:.0f} GFLOP/s", color=GREY)
     for (kind, each), (marker, color) in zip(figures["dots"].items(), MARKERS, strict=True):
         ax.plot(
             [x for _, x, _ in each], [y / 1e9 for *_, y in each], marker, color=color, label=kind, alpha=0.8
         )
-    for layer, intensity, speed in figures["dots"]["forward"]:
+    lowest = {}
+    for layer, intensity, speed in dots:
+        lowest[layer] = intensity, min(speed / 1e9, lowest.get(layer, (0, peak))[1])
+    for layer, place in lowest.items():
         ax.annotate(
-            layer.replace("transposed ", "tr. "),
-            (intensity, speed / 1e9),
-            (4, -9),
-            textcoords="offset points",
-            fontsize=6,
-            color=GREY,
+            layer.replace("transposed", "tr."), place, (2, -5), textcoords="offset points", fontsize=6.5,
+            color=GREY, rotation=-40, rotation_mode="anchor", ha="left", va="top",
         )
     ax.set_xscale("log")
     ax.set_yscale("log")
