@@ -15,23 +15,22 @@ from benchmarks.measure import number, row, table
 from benchmarks.torch_side import compiler_trouble
 
 COMPILED = "compiled, channels_last"
-SIDES = {"tinynet, warm": "tinynet", "PyTorch": "channels_last", "PyTorch, compiled": COMPILED}
+COLD = {"tinynet, cold": "tinynet", "PyTorch, compiled, cold": COMPILED}
+WARM = {"tinynet, warm": "tinynet", "PyTorch": "channels_last"}
 STAGES = "imported", "stepped"
 
 
 def lines(run):
     """The section's lines, each as soon as it is known."""
-    yield f"Seconds from the process's start, median of {run.turns} in turns; tinynet's cold start once."
-    yield "torch.compile compiles each time anew."
+    yield f"Seconds from the process's start: the cold ones once, of the others the median of {run.turns} in turns."
     yield ""
     yield from table("s", "imported", "first training step done")
-    sides = {name: side for name, side in SIDES.items() if side != COMPILED or not compiler_trouble()}
-    times = {name: [] for name in sides}
+    cold = {name: side for name, side in COLD.items() if side != COMPILED or not compiler_trouble()}
     with tempfile.TemporaryDirectory() as kernels:
-        times["tinynet, cold"] = [_times("tinynet", kernels)]
+        times = {name: [_times(side, kernels)] for name, side in cold.items()}
         for _ in range(run.turns):
-            for name, side in sides.items():
-                times[name].append(_times(side, kernels))
+            for name, side in WARM.items():
+                times.setdefault(name, []).append(_times(side, kernels))
     for name, runs in times.items():
         seconds = run.figures[name] = [statistics.median(each) for each in zip(*runs, strict=True)]
         yield row(name, *map(number, seconds))
