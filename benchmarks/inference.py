@@ -11,6 +11,8 @@ from benchmarks.torch_side import BFLOAT16
 def lines(run):
     """The section's lines, each as soon as it is known."""
     floats, remark = ways()
+    yield "![PyTorch's time / tinynet's, for each network](pictures/ratios.png)"
+    yield ""
     yield f"float32, also in ONNX Runtime and OpenVINO, which run what torch.onnx.export gives. {remark}"
     yield ""
     others = [f"{name} / tinynet" for name in RUNTIMES]

@@ -1,6 +1,7 @@
 """README.md's pictures of the figures in results.json: python -m benchmarks.pictures draws them anew."""
 
 import json
+import math
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -45,20 +46,19 @@ def ratios(steps, inference):
         bars = ax.bar(places, values, 0.38, color=color, label=label)
         ax.bar_label(bars, [f"{value:.2f}" for value in values], padding=2)
     ax.axhline(1, color=OTHER, linewidth=1.5)
-    ax.text(
-        -0.45,
-        1,
-        "as fast as PyTorch",
+    ax.annotate(
+        "PyTorch's\nbest",
+        (len(names) - 0.5, 1),
+        (6, 0),
+        textcoords="offset points",
         color=OTHER,
-        va="bottom",
-        ha="left",
-        fontsize="small",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        va="center",
+        annotation_clip=False,
     )
     ax.set_xlim(-0.5, len(names) - 0.5)
     ax.set_xticks(range(len(names)), [name.replace(", ", "\n").replace(" x ", "×") for name in names])
     ax.set_ylabel("PyTorch's time / tinynet's")
-    ax.margins(y=0.15)
+    ax.set_ylim(0, 1.25 * max(max(values) for _, values in series.values()))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="upper right", ncols=2)
     ax.set_title("Times as fast as PyTorch's best (eager or compiled), by network", loc="left")
@@ -93,23 +93,32 @@ def roofline(figures):
     low, high = min(x for _, x, _ in dots) / 1.5, max(x for _, x, _ in dots) * 1.5
     low, high = min(low, ridge / 2), max(high, 2 * ridge)
     ax.plot([low, ridge, high], [low * bandwidth, peak, peak], color=GREY, linewidth=2)
-    ax.text(low * 1.05, low * bandwidth * 1.4, f"memory: {bandwidth:.0f} GB/s", color=GREY)
-    ax.text(high, peak * 1.04, f"multiply-adds: {peak:.0f} GFLOP/s", color=GREY, ha="right")
+    ax.text(low, peak * 0.6, f"memory: {bandwidth:.0f} GB/s", color=GREY)
+    ax.text(ridge, peak * 1.1, f"multiply-adds: {peak:.0f} GFLOP/s", color=GREY)
     for (kind, each), (marker, color) in zip(figures["dots"].items(), MARKERS, strict=True):
         ax.plot(
             [x for _, x, _ in each], [y / 1e9 for *_, y in each], marker, color=color, label=kind, alpha=0.8
         )
-    for layer, intensity, speed in figures["dots"]["forward"]:
+    lowest = {}
+    for layer, intensity, speed in dots:
+        _, least = lowest.get(layer, (intensity, math.inf))
+        lowest[layer] = intensity, min(speed / 1e9, least)
+    for layer, place in lowest.items():
         ax.annotate(
-            layer.replace("transposed ", "tr. "),
-            (intensity, speed / 1e9),
-            (4, -9),
+            layer.replace("transposed", "tr."),
+            place,
+            (2, -5),
             textcoords="offset points",
-            fontsize=6,
+            fontsize=6.5,
             color=GREY,
+            rotation=-40,
+            rotation_mode="anchor",
+            ha="left",
+            va="top",
         )
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.margins(y=0.15)
     ax.set_xlabel("operations of the definition for each byte read or written")
     ax.set_ylabel("GFLOP/s")
     ax.set_title("Convolutions of a training step of the FCN", loc="left")

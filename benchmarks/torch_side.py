@@ -33,6 +33,7 @@ class Way(NamedTuple):
 EAGER = [Way(layout) for layout in LAYOUTS]
 COMPILED = [Way(layout, compiled=True) for layout in LAYOUTS]
 BFLOAT16 = Way("channels_last", bfloat16=True)
+WAYS = {way.name: way for way in (*EAGER, *COMPILED, BFLOAT16)}
 
 
 def set_torch_threads(count):

@@ -1,7 +1,7 @@
 """One side in a process of its own, taking turns on command: python -m benchmarks.worker SIDE NETWORK
 
-SIDE is tinynet, or PyTorch's layout. For each line on standard input, "step" or "infer", the worker does a
-turn of that and answers with its times in seconds. So settings of whole processes can be compared in turns.
+SIDE is tinynet, or a way of PyTorch's (channels_last). For each line on standard input, "step" or "infer", the
+worker does a turn of that and answers with its times in seconds. So settings of whole processes can be compared.
 """
 
 import importlib
@@ -16,11 +16,11 @@ from benchmarks.measure import turn
 
 
 def trainer(side, name, batch):
-    """The side's trainer; only its own framework is imported."""
+    """The side's trainer, "tinynet" or a way of PyTorch's; only its own framework is imported."""
     if side == "tinynet":
         return importlib.import_module("benchmarks.tinynet_side").Trainer(name, batch)
     torch_side = importlib.import_module("benchmarks.torch_side")
-    return torch_side.Trainer(name, batch, torch_side.Way(side))
+    return torch_side.Trainer(name, batch, torch_side.WAYS[side])
 
 
 @contextmanager
@@ -56,6 +56,11 @@ def serve(side, name):
         command = line.strip()
         training.model.train(command == "step")
         print(json.dumps(turn(getattr(training, command))), flush=True)
+
+
+def first_step(side):
+    """A training step of the FCN, from nothing."""
+    trainer(side, "FCN", random_batch("FCN", NETWORKS["FCN"])).step()
 
 
 if __name__ == "__main__":
