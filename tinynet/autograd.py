@@ -67,11 +67,6 @@ def no_grad():
     return _switched("recording", False)
 
 
-def is_recording():
-    """Whether results remember how they were computed: not within no_grad()."""
-    return _mode.recording
-
-
 def detect_anomaly():
     """Within this context the first NaN or Inf that an operation makes raises, forward or backward.
 

@@ -243,11 +243,11 @@ def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid,
     V, M = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + m_step)]
     window = scratch[N * N * (v_step + m_step):]
     m = N + 1 - r
-    _to_places(x, (first, count), source, grid, m, N, V, v_step, window)
+    _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
     for p in range(N * N):
         block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * C * O, STAY, STAY, O),
               (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (ONE, ONE, C), (ONE, count), O)
-        _ask_for(x, first + lanes * tiles, tiles, source, grid, m, N, p)
+        _ask_for(x, first + lanes * tiles, tiles, source, grid, m, np.int64(N), p)
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
     else:
@@ -395,16 +395,16 @@ def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
     begin, end = k * everything // len(parts), (k + 1) * everything // len(parts)
     for first in range(begin, end, tiles):
         count = min(tiles, end - first)
-        _to_places(x, (first, count), source, grid, m, N, V, v_step, window)
-        _to_places(y, (first, count), (1, 0, 0), grid, m, m, D, d_step, window)
+        _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
+        _to_places(y, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
         _add_pixels(D[SUM_PLACE * d_step:], count, y_sum)
         for p in range(N * N):
             here = (sums, p * C * O, STAY, O)
             start = here if first > begin else (zeros, STAY, STAY, STAY)
             block((V, p * v_step, STAY, NEXT, STAY, STAY, C), (D, p * d_step, STAY, STAY, O),
                   start, here, (ONE, ONE, count), (ONE, C), O)
-            _ask_for(x, first + tiles, tiles, source, grid, m, N, p)
-            _ask_for(y, first + tiles, tiles, (1, 0, 0), grid, m, m, p)
+            _ask_for(x, first + tiles, tiles, source, grid, m, np.int64(N), p)
+            _ask_for(y, first + tiles, tiles, (ONE, STAY, STAY), grid, m, m, p)
 
 
 @inner
