@@ -1,9 +1,10 @@
 """The contestants in training and inference: set up with the same weights, compared with float64."""
 
 from benchmarks import torch_side
+from benchmarks.machine import has_bfloat16
 from benchmarks.measure import checked_error, relative_error, row, small
 from benchmarks.tinynet_side import Trainer
-from benchmarks.torch_side import torch
+from benchmarks.torch_side import BFLOAT16, COMPILED, EAGER, torch
 
 RATIO = "PyTorch / tinynet"
 
@@ -27,6 +28,11 @@ def trainers(name, batch, ways):
     for trainer in theirs.values():
         trainer.take_state(ours.model.state_dict())
     return {"tinynet": ours, **theirs}
+
+
+def in_float32(contestants):
+    """Those that can be compared: bfloat16 rounds to three digits."""
+    return {key: each for key, each in contestants.items() if key != BFLOAT16.name}
 
 
 def exact_trainer(name, batch, state):
@@ -57,14 +63,13 @@ def error_rows(name, batch, contestants):
 
 
 def ways():
-    """(PyTorch's ways of running a network that can run here, what to say of the others)"""
+    """(PyTorch's ways in float32 that can run here, all its ways that can, what to say of the others)"""
     trouble = torch_side.compiler_trouble()
+    floats = [*EAGER] if trouble else [*EAGER, *COMPILED]
+    remark = "PyTorch: the fastest of eager and torch.compile, in two layouts."
     if trouble:
-        return torch_side.EAGER, f"Without torch.compile, which can't run here ({trouble})."
-    return [
-        *torch_side.EAGER,
-        *torch_side.COMPILED,
-    ], "PyTorch: the fastest of eager and torch.compile, in two layouts."
+        remark = f"Without torch.compile, which can't run here ({trouble})."
+    return floats, [*floats, BFLOAT16] if has_bfloat16() else floats, remark
 
 
 def batch_name(name, images):

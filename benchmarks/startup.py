@@ -43,7 +43,9 @@ def _times(side, kernels):
     with tempfile.TemporaryDirectory() as compiled:
         folders = {"NUMBA_CACHE_DIR": kernels, "TORCHINDUCTOR_CACHE_DIR": compiled}
         began = time.perf_counter()
-        with subprocess.Popen(command, env=os.environ | folders, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, env=os.environ | folders, stdout=subprocess.PIPE, text=True
+        ) as process:
             times = {line.strip(): time.perf_counter() - began for line in process.stdout}
     if process.returncode or tuple(times) != STAGES:
         raise RuntimeError(f"startup: the first step of {side} failed; what the process says stands above")

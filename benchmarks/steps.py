@@ -1,15 +1,14 @@
 """Whole training steps of the networks: tinynet against PyTorch, eager and compiled, in two layouts."""
 
 from benchmarks import NETWORKS, random_batch
-from benchmarks.comparison import ERROR_HEAD, RATIO, batch_name, error_rows, trainers, ways
-from benchmarks.machine import has_bfloat16
+from benchmarks.comparison import ERROR_HEAD, RATIO, batch_name, error_rows, in_float32, trainers, ways
 from benchmarks.measure import alternate, fastest, row, table
 from benchmarks.torch_side import BFLOAT16
 
 
 def lines(run):
     """The section's lines, each as soon as it is known."""
-    floats, remark = ways()
+    floats, everything, remark = ways()
     yield f"Adam, float32. {remark}"
     yield ""
     yield from table(
@@ -18,20 +17,18 @@ def lines(run):
     errors = []
     for name, images in NETWORKS.items():
         for batch_images in (images, images._replace(count=1)):
-            yield _timed(name, batch_images, floats, run, errors)
+            yield _timed(name, batch_images, floats, everything, run, errors)
     yield ""
     yield from table(*ERROR_HEAD)
     yield from errors
 
 
-def _timed(name, images, floats, run, errors):
+def _timed(name, images, floats, everything, run, errors):
     """The table's row; the rows of the other table are added to `errors`."""
     batch = random_batch(name, images)
-    contestants = trainers(name, batch, floats)
+    contestants = trainers(name, batch, everything)
     if images.count > 1:
-        errors += error_rows(name, batch, contestants)
-    if has_bfloat16():  # checked against nothing: it rounds to three digits
-        contestants[BFLOAT16.name] = trainers(name, batch, [BFLOAT16])[BFLOAT16.name]
+        errors += error_rows(name, batch, in_float32(contestants))
     times = alternate({key: trainer.step for key, trainer in contestants.items()}, run.turns)
     best = fastest(times, [way.name for way in floats])
     ratio = times[best].median / times["tinynet"].median
