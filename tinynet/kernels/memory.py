@@ -42,7 +42,7 @@ class Pool:
     def __init__(self):
         self.returned = collections.deque()
         self.lock = threading.Lock()
-        self.free = {}  # size -> the free blocks of that size; sizes that were not used for long come first
+        self.free = {}  # size -> the free blocks of that size
         self.free_bytes = self.lent_bytes = self.most_lent = 0
 
     def take(self, size):
@@ -60,8 +60,8 @@ class Pool:
             self.lock.release()
 
     def _fitting(self, size):
-        """A free block that is just as large, or up to twice as large, or else a new one."""
-        fitting = [s for s in self.free if size <= s <= 2 * size]
+        """A free block that is just as large, or a quarter larger at most, or else a new one."""
+        fitting = [s for s in self.free if size <= s <= size * 5 // 4]
         return self._pop(min(fitting)) if fitting else Block(size, np.uint8)
 
     def give_back(self, block):
@@ -76,18 +76,19 @@ class Pool:
     def _sort_returned(self):
         while self.returned:
             block = self.returned.popleft()
-            self.free[block.size] = blocks = self.free.pop(block.size, [])  # its size is the last one now
-            blocks.append(block)
+            self.free.setdefault(block.size, []).append(block)
             self.free_bytes += block.size
             self.lent_bytes -= block.size
 
     def _drop(self):
-        """Let go of what has been free for long, until the blocks, free and lent, are no more than once were lent.
+        """Let go of free blocks until the blocks, free and lent, are little more than what was lent at once.
 
-        So the pool takes no more memory than the arrays would take without it.
+        With nothing to spare, every training step would lose at its peak what it needs again soon afterwards. The
+        smallest block that is enough goes: of large ones there are few, and they cost most to have again.
         """
-        while self.free_bytes > min(FREE_AT_MOST, self.most_lent - self.lent_bytes):
-            self._pop(next(iter(self.free)))
+        spare = self.most_lent * 9 // 8 - self.lent_bytes
+        while (excess := self.free_bytes - min(FREE_AT_MOST, spare)) > 0:
+            self._pop(min((size for size in self.free if size >= excess), default=max(self.free)))
 
     def _pop(self, size):
         block = self.free[size].pop()
