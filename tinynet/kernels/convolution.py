@@ -109,7 +109,7 @@ def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
            [4., 4.]])
     """
     if winograd.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3], x.dtype, geometry):
-        gradients = winograd.weight_gradient(x, y, geometry, kernel_hw)
+        gradients = winograd.weight_gradient(x, y, geometry, kernel_hw, sums_y)
         if gradients is not None:
             return gradients
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
