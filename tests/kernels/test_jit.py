@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinynet.kernels import jit
+from tinynet.kernels import jit, parts
 
 CALLEE = "from tinynet.kernels.jit import inner\n@inner\ndef change(v):\n    return v + {number}\n"
 CALLER = """
@@ -40,6 +40,7 @@ def package(tmp_path):
     (kernels.parent / "__init__.py").touch()
     (kernels / "__init__.py").touch()
     shutil.copy(jit.__file__, kernels)
+    shutil.copy(parts.__file__, kernels)
     (kernels / "callee.py").write_text(CALLEE.format(number=1))
     (kernels / "caller.py").write_text(CALLER)
     return kernels
@@ -102,6 +103,29 @@ def test_damaged_files_are_compiled_again(package, tmp_path):
     out, err = run(package, CALL, tmp_path / "cache")
     assert out == "2.0"
     assert "compiling change_all" in err
+
+
+def test_only_the_kernel_itself_is_optimised_and_emitted(package, tmp_path):
+    """Neither the callee nor the layers of the parallel loop; a second kernel links the same callee."""
+    code = "\n".join([
+        "from numba.core.codegen import CPUCodeLibrary, JITCodeLibrary",
+        "emitted, emit = [], JITCodeLibrary._finalize_specific",
+        "JITCodeLibrary._finalize_specific = lambda library: (emitted.append(library.name), emit(library))",
+        CALL,
+        "print(emitted.count('change_all'), sum('gufunc' in name or name == 'change' for name in emitted))",
+    ])
+    assert run(package, code, tmp_path / "cache")[0].split() == ["2.0", "1", "0"]
+
+
+def test_python_cannot_call_what_is_compiled_into_kernels(package, tmp_path):
+    code = "\n".join([
+        "from tinynet.kernels.callee import change",
+        "try:",
+        "    change(1.0)",
+        "except TypeError as error:",
+        "    print(error)",
+    ])
+    assert run(package, code, tmp_path / "cache")[0].startswith("change is an @inner function, which Python cannot")
 
 
 def test_users_settings_of_numba_are_left_alone(package, tmp_path):

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from tinynet.kernels import tile
-from tinynet.kernels.jit import inner
+from tinynet.kernels.jit import kernel, prange
 
 
-@inner
+@kernel
 def run(a, a_steps, b, b_steps, s, s_steps, c, c_steps, counts, rows, columns):
-    a_h, a_w, a_u, a_v, a_k = a_steps
-    b_u, b_v, b_k = b_steps
-    tile.block((a, 3, a_h, a_w, a_u, a_v, a_k), (b, 2, b_u, b_v, b_k), (s, 1, s_steps[0], s_steps[1]),
-               (c, 4, c_steps[0], c_steps[1]), counts, rows, columns)
+    for _ in prange(1):
+        a_h, a_w, a_u, a_v, a_k = a_steps
+        b_u, b_v, b_k = b_steps
+        tile.block((a, 3, a_h, a_w, a_u, a_v, a_k), (b, 2, b_u, b_v, b_k), (s, 1, s_steps[0], s_steps[1]),
+                   (c, 4, c_steps[0], c_steps[1]), counts, rows, columns)
 
 
 def expected(a, a_steps, b, b_steps, s, s_steps, counts, rows, columns):

@@ -42,7 +42,7 @@ from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import max_pool
 from tinynet.kernels.reduction import sum_rows
-from tinynet.kernels.tile import FLAT_ROWS, NEXT, STAY, block
+from tinynet.kernels.tile import FLAT_ROWS, NEXT, ONE, STAY, block
 from tinynet.kernels.window import load_window
 
 ROWS = 8                        # of pixels a task, read into its scratch: they stay in the second cache
@@ -357,7 +357,7 @@ def _add_rows(place, lines, y, sums, window, o, columns, few_outputs):
     KH, KW, sh, sw, _, _, dh, dw, groups, _, _, _ = window
     _, OH, OW, O = y.shape
     CG, OG = C // groups, O // groups
-    flat, from_y, pixels = y.reshape(-1), (n * OH + i) * OW * O, (count, 1, OW)
+    flat, from_y, pixels = y.reshape(-1), (n * OH + i) * OW * O, (count, ONE, OW)
     taps, inner_rows = KW, CG
     if groups == dw == 1:                                    # the taps are neighbours: v and c are one
         taps, inner_rows = 1, KW * CG

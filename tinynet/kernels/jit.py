@@ -16,9 +16,10 @@ Three things are not left to numba:
 - One of numba's threading layers kills the process if two Python threads launch kernels at once: a lock
   stands guard.
 
-Two habits keep compile times low. A kernel is one prange loop that calls an @inner function, because numba
-treats all that stands in a parallel function as possibly parallel. And it passes np.int64(i) on: prange
-counts in unsigned integers, for which numba would compile the callee a second time.
+Compiling once a kernel, and not its callees by themselves, is the business of parts.py. Three habits help, too.
+A kernel is one prange loop that calls an @inner function, because numba treats all that stands in a parallel
+function as possibly parallel. It passes np.int64(i) on: prange counts in unsigned integers, for which numba would
+compile the callee a second time. And tuples hold no literal numbers: each would be a type of its own.
 """
 import contextlib
 import functools
@@ -40,7 +41,9 @@ import numpy as np
 from numba import config, njit, prange
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
 
-__all__ = ["inner", "kernel", "prange"]
+from tinynet.kernels.parts import PartDispatcher, WholeCompiler
+
+__all__ = ["cache_folder", "compiled_kernels", "inner", "kernel", "prange"]
 
 # A sum may be reordered into vector lanes ("reassoc"), a product and a sum be fused ("contract"), a division
 # become a product with the reciprocal ("arcp"), a zero lose its sign ("nsz"). Never "nnan" or "ninf": NaN and
@@ -50,15 +53,16 @@ FLAGS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arc
 
 
 def inner(function):
-    """Compile `function` as a callee of kernels."""
-    return function if config.DISABLE_JIT else njit(**FLAGS)(function)
+    """Compile `function` as a callee of kernels; Python cannot call it."""
+    return function if config.DISABLE_JIT else PartDispatcher(function, FLAGS)
 
 
 def kernel(function):
     """Compile `function`, whose `prange` loops run in parallel, when it is first called with some dtype."""
     if config.DISABLE_JIT:
         return function
-    dispatcher = njit(parallel=True, **FLAGS)(function)
+    options = {"parallel": True, "no_cfunc_wrapper": True, **FLAGS}
+    dispatcher = njit(pipeline_class=WholeCompiler, **options)(function)
     dispatcher._cache = _AnnouncingCache(function)      # cache=True would set numba's own
 
     @functools.wraps(function)
@@ -137,7 +141,7 @@ def _cache_home():
 
 
 @functools.cache
-def _cache_folder():
+def cache_folder():
     """The folder for this fingerprint, or None, after one warning, if it cannot be had."""
     if FINGERPRINT is None:
         return _warn_uncached("tinynet's sources cannot be read")
@@ -196,7 +200,7 @@ class _Locator(_CacheLocator):
         return cls(function, file)
 
     def get_cache_path(self):
-        return str(_cache_folder())
+        return str(cache_folder())
 
     def get_source_stamp(self):
         return FINGERPRINT
@@ -213,6 +217,9 @@ class _DiskCache(FunctionCache):
     _impl_class = _Implementation
 
 
+compiled_kernels = []            # by this process: a name for each time that it compiled
+
+
 class _AnnouncingCache(NullCache):
     """A dispatcher asks its cache before it compiles, and tells it afterwards: the place to announce it, too.
 
@@ -224,7 +231,7 @@ class _AnnouncingCache(NullCache):
 
     @functools.cached_property
     def disk(self):
-        return NullCache() if _cache_folder() is None else _DiskCache(self.function)
+        return NullCache() if cache_folder() is None else _DiskCache(self.function)
 
     def load_overload(self, signature, target):
         try:
@@ -240,6 +247,7 @@ class _AnnouncingCache(NullCache):
 
     def save_overload(self, signature, compiled):
         _say(f" {time.perf_counter() - self.start:.1f} s\n")
+        compiled_kernels.append(self.function.__name__)
         try:
             self.disk.save_overload(signature, compiled)
         except OSError as error:                             # the disk is full, or the folder has gone

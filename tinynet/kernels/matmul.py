@@ -12,7 +12,7 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import aligned, empty
-from tinynet.kernels.tile import STAY, block
+from tinynet.kernels.tile import ONE, STAY, block
 
 # A task is ROWS x COLUMNS of C and goes over K by DEPTH: so much of B (128 KB in float32) stays in the second
 # cache.
@@ -90,7 +90,7 @@ def _multiply_block(task, a, a_row, a_k, b, b_k, zeros, c, K):
         count = min(DEPTH, end - k)
         block((a, m * M * K + i * a_row + k * a_k, STAY, a_row, STAY, STAY, a_k),
               (b, m * K * N + k * b_k + j, STAY, STAY, b_k),
-              start, target, (1, 1, count), (1, min(ROWS, M - i)), min(COLUMNS, N - j))
+              start, target, (ONE, ONE, count), (ONE, min(ROWS, M - i)), min(COLUMNS, N - j))
         start, k = target, k + count
         if k >= end:
             break

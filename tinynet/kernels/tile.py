@@ -50,8 +50,9 @@ def _has_wide_registers():
 ROWS, VECTORS = (8, 2) if _has_wide_registers() else (6, 1)
 FLAT_ROWS, FLAT_VECTORS = (4, 4) if _has_wide_registers() else (4, 1)       # where there are no more rows
 
-# Steps to write into an operand: for the literals 0 and 1, numba would compile one block() a combination.
-STAY, NEXT = np.int64(0), np.int64(1)
+# Steps to write into an operand, and a count: for the literals 0 and 1, numba would compile one block() a
+# combination.
+STAY, NEXT, ONE = np.int64(0), np.int64(1), np.int64(1)
 
 
 @inner
