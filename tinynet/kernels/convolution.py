@@ -35,7 +35,7 @@ import math
 import numba
 import numpy as np
 
-from tinynet.kernels import winograd
+from tinynet.kernels import depthwise, winograd
 from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
@@ -68,9 +68,11 @@ def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
     if _has_few_outputs(w, geometry, out_hw):
         return _finished(_gather_few_outputs(x, w, b, geometry, out_hw), relu, pool)
     axes = tuple(_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry))
-    O = w.shape[3]
-    w, size = aligned(w), (*out_hw, O)
-    return _finished(_correlate(x, w, b, axes, geometry.groups, O // geometry.groups, size), relu, pool)
+    O, groups = w.shape[3], geometry.groups
+    size = *out_hw, O
+    if depthwise.pays(w.shape[2], O // groups, groups):
+        return _finished(depthwise.correlate(x, w, b, axes, groups, size), relu, pool)
+    return _finished(_correlate(x, aligned(w), b, axes, groups, O // groups, size), relu, pool)
 
 
 def _finished(y, relu, pool):
@@ -94,10 +96,14 @@ def scatter(y, w, b, geometry, out_hw, relu=False):
         if x is not None:
             return x
     axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
-    CG, O = w.shape[2:]
+    KH, KW, CG, O = w.shape
+    groups, OG = geometry.groups, O // geometry.groups
+    size = *out_hw, CG * groups
+    if depthwise.pays(CG, OG, groups):
+        turned = w.reshape(KH, KW, CG, groups, OG).transpose(0, 1, 4, 3, 2).reshape(KH, KW, OG, groups * CG)
+        return _finished(depthwise.correlate(y, turned, b, axes, groups, size), relu, False)
     turned = aligned(w.swapaxes(2, 3))      # the tile wants output channels, now c, side by side
-    size = *out_hw, CG * geometry.groups
-    return _finished(_correlate(y, turned, b, axes, geometry.groups, O // geometry.groups * CG, size), relu, False)
+    return _finished(_correlate(y, turned, b, axes, groups, OG * CG, size), relu, False)
 
 
 def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
@@ -119,6 +125,10 @@ def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
             return gradients
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
+    if depthwise.pays(CG, O // groups, groups):
+        axes = tuple(_gather_axis(*each) for each in _by_axis(kernel_hw, geometry))
+        w = depthwise.weight_gradient(x, y, axes, groups, kernel_hw)
+        return w, sum_rows(y.reshape(-1, O)) if sums_y else None
     few_outputs = groups == geometry.dilation[1] == 1 and O <= FLAT_ROWS < KW * CG
     shape = (KH, O, KW, CG) if few_outputs else (KH, KW, CG, O)
     most = max(1, MOST_PARTIAL_WEIGHTS // math.prod(shape))
