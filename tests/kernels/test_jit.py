@@ -49,7 +49,8 @@ def package(tmp_path):
 def run(package, code, cache, **environment):
     """(stdout, stderr) of a process that runs `code` with that package"""
     root = package.parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": str(cache), **environment}
+    settings = {"NUMBA_DISABLE_JIT": "0", "NUMBA_BOUNDSCHECK": "0"}            # whatever the tests run under
+    environment = {**os.environ, **settings, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": str(cache), **environment}
     command = [sys.executable, "-c", SETUP + code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr

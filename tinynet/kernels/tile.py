@@ -22,10 +22,11 @@ zero), and sums that go on (S is C).
 
 The loop is emitted as LLVM vector instructions: left to itself, a compiler finds half of this speed.
 """
-import llvmlite.binding as llvm
+
 import numpy as np
 from llvmlite import ir
 from numba import config, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from tinynet.kernels.jit import inner
@@ -34,11 +35,9 @@ VECTOR_BYTES = 64               # of a vector in the emitted code; LLVM cuts it 
 
 
 def _has_wide_registers():
-    """Will the code be for 32 registers of 64 bytes (AVX-512)?"""
-    features = config.CPU_FEATURES
-    if features is None and config.CPU_NAME in (None, "host"):
-        features = llvm.get_host_cpu_features().flatten()
-    return "+avx512f" in (features or "")
+    """Will numba's code be for 32 registers of 64 bytes (AVX-512)?"""
+    features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    return "+avx512f" in features.split(",")
 
 
 # Sums, plus a step's vectors of B, plus the number of A that is just in use, must fit into the registers:
@@ -46,7 +45,9 @@ def _has_wide_registers():
 #   AVX2     16 registers of 32 bytes   6 rows x 1 vector of 2 registers:  12 sums + 2 + 1 = 15
 #   NEON     32 registers of 16 bytes   6 rows x 1 vector of 4 registers:  24 sums + 4 + 1 = 29
 # There must also be enough of them: a multiply-add takes 4 cycles and 2 begin in each, so that fewer than 8
-# sums would have to wait for themselves.
+# sums would have to wait for themselves. (In LLVM's code for each of the three, the loop over k has just these
+# multiply-adds and loads: no sum leaves its register. NEON's has been read, but not run. It has no masks, so that
+# missing columns cost it a branch each.)
 ROWS, VECTORS = (8, 2) if _has_wide_registers() else (6, 1)
 FLAT_ROWS, FLAT_VECTORS = (4, 4) if _has_wide_registers() else (4, 1)       # where there are no more rows
 
@@ -299,8 +300,14 @@ class Vector:
         self.builder.store(value, address, align=1)
 
     def mask(self, count):
-        """true in the first `count` lanes"""
-        type_ = ir.VectorType(I64, self.lanes)
+        """true in the first `count` lanes
+
+        It compares integers as wide as the elements: of others, LLVM would convert the mask in each step of the
+        loop where registers have 32 bytes.
+        """
+        integer = ir.IntType(8 * self.bytes)
+        count = count if integer == I64 else self.builder.trunc(count, integer)
+        type_ = ir.VectorType(integer, self.lanes)
         numbers = ir.Constant(type_, list(range(self.lanes)))
         return self.builder.icmp_signed("<", numbers, self._broadcast(count, type_))
 
