@@ -24,7 +24,8 @@ channels, a pixel's window starts at j*s*C, its tap v at v*d*C, its channel c at
 tile (tile.py). Its rows are pixels, its columns output channels, and its sum runs over u, v and c. For the
 weight gradient, its rows are u, v and c, and its sum runs over pixels.
 
-Where it is faster, winograd.py computes the same with fewer multiplications.
+Groups of few channels are the business of depthwise.py. Where it is faster, winograd.py computes the same
+with fewer multiplications.
 
     N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y
     groups: each from C/groups to O/groups channels
@@ -128,7 +129,7 @@ def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
         axes = tuple(_gather_axis(*each) for each in _by_axis(kernel_hw, geometry))
         w = depthwise.weight_gradient(x, y, axes, groups, kernel_hw)
         return w, sum_rows(y.reshape(-1, O)) if sums_y else None
-    few_outputs = groups == geometry.dilation[1] == 1 and O <= FLAT_ROWS < KW * CG
+    few_outputs = groups == geometry.dilation[1] == 1 and O <= LANES and max(O, FLAT_ROWS) < KW * CG
     shape = (KH, O, KW, CG) if few_outputs else (KH, KW, CG, O)
     most = max(1, MOST_PARTIAL_WEIGHTS // math.prod(shape))
     rows = max(1, min(y.shape[1], max(ROWS, PIXELS_AT_ONCE // max(1, y.shape[2]))))
@@ -382,7 +383,7 @@ def _add_rows(place, lines, y, sums, window, o, columns, few_outputs):
     """sums[u,v,c,o] += sum_ij x[i*sh + u*dh, j*sw + v*dw, c] y[i,j,o] over some rows i, group by group
 
     With few outputs, sums[u,o,v,c]: the tile's rows are o, its columns v and c (32 channels to 3: 5 times as
-    fast).
+    fast; 16 to 8: 2 times).
     """
     n, i, count = place
     x, at, pitch, C = lines
