@@ -87,6 +87,12 @@ CASES = {
     "more inputs": dict(N=1, hw=(3, 4), kernel=(3, 3), C=150, O=3, geometry=Geometry(padding=ONE)),
     "more blocks than parts": dict(N=3, hw=(41, 5), kernel=(3, 1), C=2, O=6),
     "few outputs": dict(N=2, hw=(9, 12), kernel=(3, 3), C=12, O=3, geometry=Geometry((2, 1), padding=ONE)),
+    "eight outputs": dict(N=2, hw=(9, 12), kernel=(3, 3), C=8, O=8, geometry=Geometry(padding=ONE)),
+    "eight outputs of a pixel": dict(N=2, hw=(6, 10), kernel=(1, 1), C=8, O=8),
+    "a vector of outputs": dict(N=1, hw=(7, 14), kernel=(3, 5), C=4, O=16, geometry=Geometry((2, 1), ((1, 1), (2, 2)))),
+    "few outputs, strided": dict(N=2, hw=(9, 16), kernel=(7, 7), C=4, O=4, geometry=Geometry((2, 2), ((3, 3), (3, 3)))),
+    "few outputs, dilated": dict(N=1, hw=(9, 16), kernel=(3, 3), C=2, O=3, geometry=Geometry((3, 2), ONE, (2, 3))),
+    "one output": dict(N=1, hw=(9, 16), kernel=(2, 1), C=1, O=1, geometry=Geometry((1, 4))),
     "depthwise": dict(N=2, hw=(8, 9), kernel=(3, 3), C=8, O=8, geometry=Geometry(padding=ONE, groups=8)),
     "wider than a chunk": dict(N=1, hw=(3, 300), kernel=(2, 3), C=2, O=5),
     "no images": dict(N=0, hw=(5, 5), kernel=(3, 3), C=3, O=4),
@@ -155,6 +161,14 @@ def test_nan_in_the_weights_travels():
     actual, expected = case.run(convolution), case.run(naive)
     for side in ("gather", "scatter"):
         assert np.isnan(actual[side][np.isnan(expected[side])]).all()
+
+
+@pytest.mark.parametrize("name", ["3x3", "few outputs", "eight outputs", "a vector of outputs", "several tasks a row"])
+def test_an_image_does_not_depend_on_its_batch(name):
+    case = Case(**{**CASES[name], "N": 3}, dtype=np.float32)
+    for run, images, size in ((convolution.gather, case.x, case.y_hw), (convolution.scatter, case.y, case.x_hw)):
+        alone = run(images[1:2], case.w, None, case.geometry, size)
+        np.testing.assert_array_equal(run(images, case.w, None, case.geometry, size)[1:2], alone)
 
 
 def test_two_python_threads_at_once():

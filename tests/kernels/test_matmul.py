@@ -40,7 +40,8 @@ def test_batches(leading, M, K, N, turn_a, turn_b):
     check(draw((*leading, M, K), turn_a), draw((*leading, K, N), turn_b))
 
 
-SIZES = [(1, 3000, 5), (16, 2048, 100), (200, 300, 1), (130, 257, 129), (3, 1000, 300)]
+SIZES = [(1, 3000, 5), (1, 700, 300), (2, 5, 1000), (4, 90, 70), (50, 1, 60), (1, 1, 9), (9, 2000, 1),
+         (16, 2048, 100), (200, 300, 1), (130, 257, 129), (3, 1000, 300)]
 
 
 @pytest.mark.parametrize("M, K, N", SIZES)
@@ -61,9 +62,10 @@ def test_nothing_gives_zeros(shape):
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
-@pytest.mark.parametrize("M, K, N", [(16, 5000, 100), (70, 600, 300)])
-def test_same_bits_with_one_and_two_threads(M, K, N):
-    a, b = draw((M, K), False, np.float32), draw((K, N), False, np.float32)
+@pytest.mark.parametrize("M, K, N", [(16, 5000, 100), (70, 600, 300), (1, 5000, 100), (900, 1, 70)])
+@pytest.mark.parametrize("turn_b", [False, True])
+def test_same_bits_with_one_and_two_threads(M, K, N, turn_b):
+    a, b = draw((M, K), False, np.float32), draw((K, N), turn_b, np.float32)
     results = []
     for threads in (1, 2):
         numba.set_num_threads(threads)
@@ -81,3 +83,16 @@ def test_nan_and_inf_travel():
 def test_sum_parts():
     parts = draw((5, 30, 101), False)
     np.testing.assert_allclose(sum_parts(parts), parts.sum(0), atol=1e-13)
+
+
+def test_a_row_does_not_depend_on_others():
+    a, b = draw((7, 3000), False, np.float32), draw((3000, 140), False, np.float32)
+    np.testing.assert_array_equal(matmul(a[2:3], b), matmul(a, b)[2:3])
+
+
+@pytest.mark.parametrize("turn_b", [False, True])
+def test_nan_and_inf_travel_through_products_with_a_vector(turn_b):
+    a, b = draw((1, 50), False), draw((50, 40), turn_b)
+    a[0, 7], b[7, 3], b[9, 4] = np.inf, 0, np.nan
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(np.isnan(matmul(a, b)), np.isnan(naive.matmul(a, b)))

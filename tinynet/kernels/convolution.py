@@ -24,7 +24,8 @@ channels, a pixel's window starts at j*s*C, its tap v at v*d*C, its channel c at
 tile (tile.py). Its rows are pixels, its columns output channels, and its sum runs over u, v and c. For the
 weight gradient, its rows are u, v and c, and its sum runs over pixels.
 
-Where it is faster, winograd.py computes the same with fewer multiplications.
+Groups of few channels are the business of depthwise.py. Where it is faster, winograd.py computes the same
+with fewer multiplications.
 
     N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y
     groups: each from C/groups to O/groups channels
@@ -35,18 +36,20 @@ import math
 import numba
 import numpy as np
 
-from tinynet.kernels import winograd
+from tinynet.kernels import depthwise, winograd
+from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
-from tinynet.kernels.tile import FLAT_ROWS, NEXT, ONE, STAY, block
+from tinynet.kernels.tile import FLAT_ROWS, NEXT, ONE, STAY, VECTOR_BYTES, block
 from tinynet.kernels.window import load_window
 
 ROWS = 8                        # of pixels a task, read into its scratch: they stay in the second cache
 COLUMNS = 64                    # output channels at least, where a task does not do all of them
 TASKS = 16                      # wanted at least
+LANES = VECTOR_BYTES // 4        # of a vector of float32
 
 
 def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
@@ -64,13 +67,18 @@ def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
         y = winograd.gather(x, w, b, geometry, out_hw, relu, pool)
         if y is not None:
             return y
-    if _has_few_outputs(w, geometry, out_hw):
-        y = _gather_few_outputs(x, w, b, geometry, out_hw, relu)
-        return max_pool(y, (2, 2), (2, 2), (0, 0), (out_hw[0] // 2, out_hw[1] // 2)) if pool else y
     axes = tuple(_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry))
-    O = w.shape[3]
-    w, size = aligned(w), (*out_hw, O)
-    return _correlate(x, w, b, axes, geometry.groups, O // geometry.groups, size, relu, pool)
+    O, groups = w.shape[3], geometry.groups
+    size = *out_hw, O
+    if depthwise.pays(w.shape[2], O // groups, groups):
+        return _finished(depthwise.correlate(x, w, b, axes, groups, size), relu, pool)
+    return _correlate(x, aligned(w), b, axes, groups, O // groups, size, relu, pool)
+
+
+def _finished(y, relu, pool):
+    """What correlate does to its rows in passing, done to the whole."""
+    y = rectified(y) if relu else y
+    return max_pool(y, (2, 2), (2, 2), (0, 0), (y.shape[1] // 2, y.shape[2] // 2)) if pool else y
 
 
 def scatter(y, w, b, geometry, out_hw, relu=False):
@@ -89,10 +97,14 @@ def scatter(y, w, b, geometry, out_hw, relu=False):
         if x is not None:
             return x
     axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
-    CG, O = w.shape[2:]
+    KH, KW, CG, O = w.shape
+    groups, OG = geometry.groups, O // geometry.groups
+    size = *out_hw, CG * groups
+    if depthwise.pays(CG, OG, groups):
+        turned = w.reshape(KH, KW, CG, groups, OG).transpose(0, 1, 4, 3, 2).reshape(KH, KW, OG, groups * CG)
+        return _finished(depthwise.correlate(y, turned, b, axes, groups, size), relu, False)
     turned = aligned(w.swapaxes(2, 3))      # the tile wants output channels, now c, side by side
-    size = *out_hw, CG * geometry.groups
-    return _correlate(y, turned, b, axes, geometry.groups, O // geometry.groups * CG, size, relu)
+    return _correlate(y, turned, b, axes, groups, OG * CG, size, relu)
 
 
 def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
@@ -114,7 +126,11 @@ def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
             return gradients
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
-    few_outputs = groups == geometry.dilation[1] == 1 and O <= FLAT_ROWS < KW * CG
+    if depthwise.pays(CG, O // groups, groups):
+        axes = tuple(_gather_axis(*each) for each in _by_axis(kernel_hw, geometry))
+        w = depthwise.weight_gradient(x, y, axes, groups, kernel_hw)
+        return w, sum_rows(y.reshape(-1, O)) if sums_y else None
+    few_outputs = groups == geometry.dilation[1] == 1 and O <= LANES and max(O, FLAT_ROWS) < KW * CG
     shape = (KH, O, KW, CG) if few_outputs else (KH, KW, CG, O)
     most = max(1, MOST_PARTIAL_WEIGHTS // math.prod(shape))
     rows = max(1, min(y.shape[1], max(ROWS, PIXELS_AT_ONCE // max(1, y.shape[2]))))
@@ -191,6 +207,11 @@ def _correlate(source, weights, bias, axes, groups, group_step, size, relu=False
     weights (KH, KW, rows, columns): those of a group begin group_step elements after those of the one before.
     relu and pool as in gather.
     """
+    pixels = _pixels_at_once(axes[1], size[2], size[1]) if groups == 1 else 1
+    if pixels > 1:
+        target = _correlate_side_by_side(pixels, source, weights, bias, axes, size, relu)
+        if target is not None:
+            return _finished(target, False, pool)
     source = np.ascontiguousarray(source)
     TH, TW, M = size
     target = empty((len(source), TH // 2, TW // 2, M) if pool else (len(source), *size), source.dtype)
@@ -322,29 +343,56 @@ def _pool_rows(rows, n, first, count, pitch, floor, y, places):
                 best[c] = floor if best[c] <= floor else best[c]
 
 
-# ---- Gather for few outputs: several pixels side by side fill a vector -------------------------------------
+# ---- Few outputs: several pixels side by side fill the vectors ----------------------------------------------
 
-PIXELS = 4
+@functools.lru_cache(maxsize=1024)
+def _pixels_at_once(axis, outputs, width):
+    """How many neighbouring pixels of the target are best computed as one with so many times the channels: that
+    which takes the fewest multiplications of vectors for a pixel, if those that use a single vector of a tile,
+    which is less than it can do, count by a third more. (3x3, 32 channels to 3: 2.0 times as fast)"""
+    def cost(pixels):
+        vectors = -(-pixels * outputs // LANES)
+        taps = _window_of_several(axis, pixels)[1] if pixels > 1 else sum(phase[0] for phase in axis) / len(axis)
+        return taps * vectors / pixels * (4 / 3 if vectors == 1 else 1)
+
+    several = range(2, 2 * LANES // outputs + 1)
+    return min([1, *(n for n in several if width % n == n % len(axis) == 0)], key=lambda n: (cost(n), -n))
 
 
-def _has_few_outputs(w, geometry, out_hw):
-    """Is it a case for _gather_few_outputs? (3x3, 32 channels to 3: 2.0 times as fast)"""
-    plain = geometry.stride[1] == geometry.dilation[1] == geometry.groups == 1
-    return plain and w.shape[3] <= 4 and w.shape[1] > 1 and out_hw[1] % PIXELS == 0
+def _window_of_several(axis, pixels):
+    """(first source pixel, how many, (target pixel, weight, source pixel) of each tap) of the first target pixels"""
+    taps = []
+    for i in range(pixels):
+        count, tap, jump, first, advance, reach = axis[i % len(axis)]
+        first += i // len(axis) * advance
+        taps += [(i, tap + t * jump, first + t * reach) for t in range(count)]
+    begin = min((source for _, _, source in taps), default=0)
+    return begin, max((source for _, _, source in taps), default=0) + 1 - begin, taps
 
 
-def _gather_few_outputs(x, w, b, geometry, out_hw, relu):
-    """Four neighbouring pixels of y as one with four times the channels: a convolution of stride 4, in which
-    the i-th of the four has the weights shifted by i. Windows grow by three taps of zeros, and so does the
-    reach of a NaN."""
-    KH, KW, C, O = w.shape
-    wide = zeros((KH, KW + PIXELS - 1, C, PIXELS, O), w.dtype)
-    for i in range(PIXELS):
-        wide[:, i:i + KW, :, i] = w
-    b = None if b is None else np.tile(b, PIXELS)
-    geometry = geometry._replace(stride=(geometry.stride[0], PIXELS))
-    y = gather(x, wide.reshape(KH, -1, C, PIXELS * O), b, geometry, (out_hw[0], out_hw[1] // PIXELS), relu)
-    return y.reshape(len(x), *out_hw, O)
+def _correlate_side_by_side(pixels, source, weights, bias, axes, size, relu):
+    """As _correlate; None if the result isn't finite everywhere, for the taps of zeros make a NaN of what is not finite
+    beside a pixel's window."""
+    weights, across = _side_by_side(pixels, weights, axes[1])
+    bias = None if bias is None else np.tile(bias, pixels)
+    wide = size[0], size[1] // pixels, size[2] * pixels
+    target = _correlate(source, weights, bias, (axes[0], across), 1, 0, wide, relu)
+    sums = sum_rows(target.reshape(-1, wide[2]))
+    return target.reshape(len(source), *size) if np.isfinite(sums).all() else None
+
+
+def _side_by_side(pixels, weights, axis):
+    """(weights, axis) of the convolution that computes several pixels as one
+
+    The i-th of them has the weights shifted to where its taps are. Windows grow by taps of zeros.
+    """
+    KH, _, rows, columns = weights.shape
+    begin, count, taps = _window_of_several(axis, pixels)
+    wide = zeros((KH, count, rows, pixels, columns), weights.dtype)
+    for i, v, source in taps:
+        wide[:, source - begin, :, i] = weights[:, v]
+    advance = pixels // len(axis) * axis[0][4]
+    return wide.reshape(KH, count, rows, pixels * columns), ((count, 0, 1, begin, advance, 1),)
 
 
 # ---- The weight gradient -----------------------------------------------------------------------------------
@@ -403,7 +451,7 @@ def _add_rows(place, lines, y, sums, window, o, columns, few_outputs):
     """sums[u,v,c,o] += sum_ij x[i*sh + u*dh, j*sw + v*dw, c] y[i,j,o] over some rows i, group by group
 
     With few outputs, sums[u,o,v,c]: the tile's rows are o, its columns v and c (32 channels to 3: 5 times as
-    fast).
+    fast; 16 to 8: 2 times).
     """
     n, i, count = place
     x, at, pitch, C = lines

@@ -5,11 +5,14 @@
 The register tile (tile.py) walks over A in any steps, so a transposed A costs nothing. It needs B's columns
 side by side, so a transposed B is the other case. Then either B is copied, or C.T = B.T @ A.T is computed,
 where A has to be copied, and C to be turned: whichever moves less.
+
+Where one factor is a mere vector, the tile has nothing to keep: vectors.py.
 """
 import math
 
 import numpy as np
 
+from tinynet.kernels import vectors
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import aligned, empty
 from tinynet.kernels.tile import ONE, STAY, block
@@ -43,6 +46,10 @@ def sum_parts(parts):
 def _product(a, b):
     """matmul for three axes"""
     (batch, M, K), N = a.shape, b.shape[2]
+    if batch == 1 and K > 0:
+        c = _product_with_vector(a[0], b[0])
+        if c is not None:
+            return c[None]
     b_flat, b_k, b_column = _flat(b)
     if b_column != 1:
         if M * (K + N) < K * N:
@@ -50,10 +57,29 @@ def _product(a, b):
         b_flat, b_k = aligned(b).reshape(-1), N
     a_flat, a_row, a_k = _flat(a)
     tasks = batch * -(-M // ROWS) * -(-N // COLUMNS)
-    parts = max(1, min(-(-TASKS // max(1, tasks)), K // DEPTH))
+    parts = _parts(tasks, K)
     c = empty((parts, batch, M, N), a.dtype)
     multiply(a_flat, a_row, a_k, b_flat, b_k, np.zeros(N, a.dtype), c, K)
     return c[0] if parts == 1 else sum_parts(c)
+
+
+def _product_with_vector(a, b):
+    """a @ b where one of them has so few rows or columns that it is a case for vectors.py, else None"""
+    (M, K), N = a.shape, b.shape[1]
+    if K == 1:
+        return vectors.outer(a.reshape(-1), b.reshape(-1))
+    if M <= vectors.FEW and b.T.flags.c_contiguous and not b.flags.c_contiguous:
+        return vectors.times_transposed(np.ascontiguousarray(a), b.T)
+    if M == 1 and b.flags.c_contiguous:
+        parts = vectors.row_times(a.reshape(-1), b, _parts(-(-N // COLUMNS), K))
+        return parts if len(parts) == 1 else sum_parts(parts)[None]
+    if N == 1 < M and (a.flags.c_contiguous or a.T.flags.c_contiguous):
+        return _product_with_vector(b.reshape(1, K), a.T).reshape(M, 1)
+    return None
+
+
+def _parts(tasks, K):
+    return max(1, min(-(-TASKS // max(1, tasks)), K // DEPTH))
 
 
 def _turned(a):

@@ -22,6 +22,7 @@ zero), and sums that go on (S is C).
 
 The loop is emitted as LLVM vector instructions: left to itself, a compiler finds half of this speed.
 """
+
 import numpy as np
 from llvmlite import ir
 from numba import config, types
@@ -160,7 +161,7 @@ I32, I64 = ir.IntType(32), ir.IntType(64)
 
 def _emit_tile(builder, vector, most_rows, a, b, s, c, counts, rows, masks):
     """Load the sums from S, let u, v and k run, store the sums to C."""
-    a_rows, s_rows, c_rows = _row_offsets(builder, most_rows, rows, (a.steps, s.steps, c.steps))
+    a_rows, s_rows, c_rows = row_offsets(builder, most_rows, rows, (a.steps, s.steps, c.steps))
 
     def vectors(operand, offset):
         """the addresses of the vectors side by side from there on, each with its mask"""
@@ -183,7 +184,7 @@ def _emit_tile(builder, vector, most_rows, a, b, s, c, counts, rows, masks):
             b_next = builder.add(b_offset, builder.mul(i, b.steps[depth]))
             return nest(depth + 1, a_next, b_next, sums)
 
-        return _loop(builder, counts[depth], sums, body)
+        return emit_loop(builder, counts[depth], sums, body)
 
     sums = [vector.load(*where) for row in s_rows for where in vectors(s, row)]
     sums = nest(0, I64(0), I64(0), sums)
@@ -191,7 +192,7 @@ def _emit_tile(builder, vector, most_rows, a, b, s, c, counts, rows, masks):
         vector.store(one, *where)
 
 
-def _row_offsets(builder, most_rows, rows, steps):
+def row_offsets(builder, most_rows, rows, steps):
     """How far each operand's rows are from its first. After an h's last w comes the next one's first."""
     w, width, left = rows
     before_last = builder.sub(width, I64(1))
@@ -208,7 +209,7 @@ def _row_offsets(builder, most_rows, rows, steps):
     return offsets
 
 
-def _loop(builder, count, values, body):
+def emit_loop(builder, count, values, body):
     """for i in range(count): values = body(i, values)        count >= 1; the values stay in registers"""
     before = builder.block
     inside, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
