@@ -94,7 +94,9 @@ def pool(x, KH, KW, sh, sw, top, left, y, place):
             if KH == KW == 2 and u1 - u0 == v1 - v0 == 2:
                 best_of_four(best, at, x[n, h, w], x[n, h, w + 1], x[n, h + 1, w], x[n, h + 1, w + 1])
             else:
-                best[:] = x[n, h + u0, w + v0]
+                first = x[n, h + u0, w + v0]
+                for c in range(len(best)):  # `best[:] = first` could raise: to compile its sentence takes 2 s
+                    best[c] = first[c]
                 at[:] = integer(u0 * KW + v0)
                 for u in range(u0, u1):
                     for v in range(v0, v1):
