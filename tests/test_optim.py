@@ -8,6 +8,7 @@ import pytest
 
 import tinynet as tn
 from tinynet import nn, optim
+from tinynet.kernels import update
 
 
 @pytest.fixture(autouse=True)
@@ -104,14 +105,28 @@ def test_follows_its_equations(rule, twin, options, dtype, rtol):
 
 
 @pytest.mark.parametrize("rule, options", EACH)
-def test_pieces_cover_a_large_parameter(rule, options):
-    p, gradients = drawn((3, optim.PIECE // 2 + 7), 2, np.float32)
+def test_chunks_cover_a_large_parameter(rule, options):
+    p, gradients = drawn((3, update.CHUNK + 7), 2, np.float32)
     q = nn.Parameter(p.data[-1, -5:].copy())
     large, small = rule([p], **options), rule([q], **options)
     for g in gradients:
         step_with(large, [g])
         step_with(small, [g[-1, -5:].copy()])
     np.testing.assert_allclose(p.data[-1, -5:], q.data, rtol=1e-6)
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="there are no threads without compiling")
+@pytest.mark.parametrize("rule, options", EACH)
+def test_same_bits_for_any_number_of_threads(rule, options):
+    results = set()
+    for threads in (1, numba.config.NUMBA_NUM_THREADS):
+        numba.set_num_threads(threads)
+        p, gradients = drawn((3 * update.CHUNK + 5,), 3, np.float32)
+        optimizer = rule([p], weight_decay=0.1, **options)
+        for g in gradients:
+            step_with(optimizer, [g])
+        results.add(p.data.tobytes())
+    assert len(results) == 1
 
 
 @pytest.mark.parametrize("rule, options", EACH)

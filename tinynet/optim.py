@@ -1,8 +1,8 @@
 """Optimisers, learning-rate schedules and gradient clipping.
 
-An optimiser's step is PyTorch's update rule, in place: each parameter is walked in pieces so small that a
-piece and its state stay in the processor's cache through all the operations of the rule. In the equations w
-is the parameter, g its gradient, t the number of its steps from 1. State has the parameter's dtype.
+An optimiser's step is PyTorch's update rule, in place, one pass over each parameter and its state. In the
+equations w is the parameter, g its gradient, t the number of its steps from 1; the loops that compute them are
+in kernels/update.py. State has the parameter's dtype.
 
 For different settings in parts of a model (no weight decay on biases, say) make an optimiser for each part.
 
@@ -20,17 +20,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinynet.kernels import update
 from tinynet.tensor import Tensor
-
-PIECE = 65536  # elements; six float32 arrays of it (w, g, two of state, two of scratch) are 1.5 MB
 
 
 class Optimizer:
     """What all optimisers share: the parameters, their state, and the walk over them.
 
-    A rule names its settings and its state arrays (zero at first), and updates one piece of a parameter in
-    `_update`. Raises TypeError for what is no list of trainable tensors; ValueError for an empty one, a
-    tensor given twice, or a setting out of range.
+    A rule names its settings and its state arrays (zero at first), and updates one parameter in `_update`.
+    Raises TypeError for what is no list of trainable tensors; ValueError for an empty one, a tensor given
+    twice, or a setting out of range.
     """
 
     settings = ("lr",)  # the attributes that state_dict holds beside the arrays
@@ -42,7 +41,6 @@ class Optimizer:
         self.steps = [0] * len(self.parameters)
         self.state = [{slot: np.zeros(p.shape, p.dtype) for slot in self.slots} for p in self.parameters]
         self._dtypes = [p.dtype for p in self.parameters]
-        self._scratch = {dtype: np.empty((2, PIECE), dtype) for dtype in self._dtypes}
 
     @property
     def lr(self):
@@ -73,15 +71,11 @@ class Optimizer:
         for index in active:
             p = self.parameters[index]
             self.steps[index] += 1
-            arrays = (p.data, np.ascontiguousarray(p.grad.data), *self.state[index].values())
-            flat = [array.reshape(-1) for array in arrays]
-            scratch = self._scratch[p.dtype]
-            for start in range(0, p.size, PIECE):
-                w, g, *state = (array[start : start + PIECE] for array in flat)
-                self._update(w, g, *state, t=self.steps[index], scratch=scratch[:, : w.size])
+            arrays = (p.array, np.ascontiguousarray(p.grad.array), *self.state[index].values())
+            self._update(*(array.reshape(-1) for array in arrays), t=self.steps[index])
 
-    def _update(self, w, g, *state, t, scratch):
-        """The rule for one piece, in place. g is only read; scratch holds two arrays of the piece's size."""
+    def _update(self, w, g, *state, t):
+        """The rule for one parameter, in place; all arrays are flat, g is only read."""
         raise NotImplementedError
 
     def _check_arrays(self, active):
@@ -165,20 +159,9 @@ class SGD(Optimizer):
         self.slots = ("velocity",) if momentum else ()
         super().__init__(parameters, lr)
 
-    def _update(self, w, g, velocity=None, *, t, scratch):
-        decayed, step = scratch
-        g = _with_decay(w, g, self.weight_decay, decayed)
-        if velocity is not None:
-            velocity *= self.momentum
-            velocity += g
-            if self.nesterov:
-                np.multiply(velocity, self.momentum, out=step)
-                step += g
-                g = step
-            else:
-                g = velocity
-        np.multiply(g, self.lr, out=step)
-        w -= step
+    def _update(self, w, g, velocity=None, *, t):
+        velocity = w[:0] if velocity is None else velocity
+        update.sgd(w, g, velocity, *_numbers(w, self.lr, self.momentum, self.nesterov, self.weight_decay))
 
 
 class Adam(Optimizer):
@@ -201,23 +184,13 @@ class Adam(Optimizer):
         self.weight_decay = self._number("weight_decay", weight_decay)
         super().__init__(parameters, lr)
 
-    def _update(self, w, g, m, v, *, t, scratch):
-        self._move(w, _with_decay(w, g, self.weight_decay, scratch[0]), m, v, t, scratch[1])
+    def _update(self, w, g, m, v, *, t):
+        self._move(w, g, m, v, t, decay=self.weight_decay, shrink=1.0)
 
-    def _move(self, w, g, m, v, t, scratch):
-        """The last three equations."""
-        m *= self.beta1
-        m += np.multiply(g, 1 - self.beta1, out=scratch)
-        v *= self.beta2
-        np.multiply(g, g, out=scratch)
-        scratch *= 1 - self.beta2
-        v += scratch
-        np.sqrt(v, out=scratch)
-        scratch *= 1 / math.sqrt(1 - self.beta2**t)
-        scratch += self.eps
-        np.divide(m, scratch, out=scratch)
-        scratch *= self.lr / (1 - self.beta1**t)
-        w -= scratch
+    def _move(self, w, g, m, v, t, decay, shrink):
+        beta1, beta2 = self.beta1, self.beta2
+        lr, root = self.lr / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
+        update.adam(w, g, m, v, *_numbers(w, lr, beta1, 1 - beta1, beta2, 1 - beta2, root, self.eps, decay, shrink))
 
 
 class AdamW(Adam):
@@ -229,9 +202,8 @@ class AdamW(Adam):
     def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def _update(self, w, g, m, v, *, t, scratch):
-        w *= 1 - self.lr * self.weight_decay
-        self._move(w, g, m, v, t, scratch[1])
+    def _update(self, w, g, m, v, *, t):
+        self._move(w, g, m, v, t, decay=0.0, shrink=1 - self.lr * self.weight_decay)
 
 
 class RMSProp(Optimizer):
@@ -253,22 +225,9 @@ class RMSProp(Optimizer):
         self.slots = ("v", "u") if momentum else ("v",)
         super().__init__(parameters, lr)
 
-    def _update(self, w, g, v, u=None, *, t, scratch):
-        decayed, step = scratch
-        g = _with_decay(w, g, self.weight_decay, decayed)
-        v *= self.alpha
-        np.multiply(g, g, out=step)
-        step *= 1 - self.alpha
-        v += step
-        np.sqrt(v, out=step)
-        step += self.eps
-        np.divide(g, step, out=step)
-        if u is not None:
-            u *= self.momentum
-            u += step
-            step[...] = u
-        step *= self.lr
-        w -= step
+    def _update(self, w, g, v, u=None, *, t):
+        numbers = _numbers(w, self.lr, self.alpha, 1 - self.alpha, self.eps, self.momentum, self.weight_decay)
+        update.rmsprop(w, g, v, w[:0] if u is None else u, *numbers)
 
 
 def clip_grad_norm(parameters, max_norm):
@@ -395,13 +354,9 @@ def _cosine(start, end, part):
     return end + (start - end) * (1 + math.cos(math.pi * min(part, 1.0))) / 2
 
 
-def _with_decay(w, g, weight_decay, out):
-    """g + weight_decay w, made in out; without decay g itself."""
-    if not weight_decay:
-        return g
-    np.multiply(w, weight_decay, out=out)
-    out += g
-    return out
+def _numbers(w, *numbers):
+    """Numbers as a kernel takes them: of the dtype of w, lest it compute in float64."""
+    return [w.dtype.type(number) for number in numbers]
 
 
 def _checked_parameters(caller, parameters):

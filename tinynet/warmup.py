@@ -37,7 +37,7 @@ def step():
     network = _Network()
     pixels, objects = network(images)
     loss = (_pixel_loss(pixels, random.integers(0, 4, (2, 16, 16))) + _object_loss(objects, random.integers(0, 4, 2))
-            + tn.mse_loss(pixels, tn.Tensor(np.zeros(pixels.shape, np.float32))))
+            + tn.mse_loss(pixels, tn.Tensor(np.zeros(pixels.shape, np.float32))) + _large_loss())
     loss.backward()
     for optimizer in (optim.Adam(network.parameters()), optim.AdamW(network.parameters()),
                       optim.SGD(network.parameters(), lr=0.1, momentum=0.9)):
@@ -70,6 +70,13 @@ class _Network(nn.Module):
 def _pixel_loss(logits, classes):
     return (tn.cross_entropy(logits, classes, ignore_index=0) + tn.dice_loss(logits, classes)
             + tn.binary_cross_entropy_with_logits(logits, tn.Tensor(np.ones(logits.shape, np.float32))))
+
+
+def _large_loss():
+    """What has a kernel for large arrays only; an image of an odd size leaves max-pooling a rest."""
+    x = tn.Tensor(np.zeros((1, 257, 257, 1), np.float32), requires_grad=True)
+    y = tn.max_pool2d(tn.relu(tn.sigmoid(x)), 2)
+    return tn.mse_loss(x, x.detach()) + y.sum()
 
 
 def _object_loss(outputs, classes):

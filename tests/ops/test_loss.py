@@ -216,6 +216,29 @@ def test_nothing_is_broadcast(name):
         loss(np.ones(3), np.ones(3), reduction="average")
 
 
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss"])
+def test_of_nothing(name):
+    x = np.empty((0, 3))
+    assert getattr(ops, name)(x, x, reduction="sum").item() == 0
+    assert getattr(ops, name)(x, x, reduction="none").shape == (0, 3)
+    with pytest.raises(ValueError, match=rf"{name}: prediction has the shape \(0, 3\); of no elements"):
+        getattr(ops, name)(x, x)
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss"])
+def test_errors_of_many_values(name):
+    x, t = draw((300, 301)), draw((300, 301), seed=1)
+    tensors = [tn.Tensor(a.astype(np.float32), requires_grad=True) for a in (x, t)]
+    loss = getattr(ops, name)(*tensors)
+    (loss * 2).backward()
+    assert loss.item() == pytest.approx(getattr(naive, name)(x, t), rel=1e-6)
+    d = x - t
+    slope = {"mse_loss": 2 * d, "l1_loss": np.sign(d), "smooth_l1_loss": np.clip(d, -1, 1)}[name] * (2 / d.size)
+    for tensor, expected in zip(tensors, (slope, -slope), strict=True):
+        assert tensor.grad.dtype == np.float32
+        np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=1e-4, atol=1e-10)
+
+
 def test_targets_take_on_the_dtype_of_the_prediction():
     x = tn.Tensor(np.ones(3, np.float32))
     for target in (np.zeros(3), np.zeros(3, np.uint8), tn.Tensor(np.zeros(3, np.int64)), [0, 0, 0]):

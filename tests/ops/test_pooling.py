@@ -72,6 +72,20 @@ def test_scatter_writes_every_pixel(case):
     check_close(gx, naive.max_pool2d_gradient(gy, x, kernel, stride, padding), 1e-14)
 
 
+@pytest.mark.parametrize("channels", [1, 16, 17, 67])
+def test_two_by_two_windows_side_by_side(channels):
+    """They have kernels of their own, for channels that fill vectors and that don't, in memory that nobody cleared."""
+    shape, window = (2, 4, 6, channels), ((2, 2), (2, 2), ((0, 0), (0, 0)))
+    x = np.random.default_rng(0).choice([-np.inf, -1.0, 1.0, np.nan], shape, p=[0.4, 0.3, 0.2, 0.1])
+    y, place = np.full((2, 2, 3, channels), 5.0), np.full((2, 2, 3, channels), 5, np.uint8)
+    kernels.pool_fours(x, y, place)
+    np.testing.assert_array_equal(y, naive.max_pool2d(x, *window))
+    gy, gx = draw(y.shape), np.full(shape, np.nan)
+    kernels.scatter_fours(gy, place, gx)
+    check_close(gx, naive.max_pool2d_gradient(gy, x, *window), 1e-14)
+    np.testing.assert_array_equal(gx, kernels.max_pool_scatter(gy, place, shape, (2, 2), (2, 2), (0, 0)))
+
+
 def test_only_minus_infinity_sends_the_gradient_to_the_first_pixel_of_the_image():
     t = tn.Tensor(np.full((1, 2, 2, 1), -np.inf), requires_grad=True)
     y = max_pool2d(t, 2, padding=1)

@@ -1,9 +1,27 @@
-"""Activations and their gradients, each one pass: NumPy for small arrays, the table of `elementwise` for others."""
+"""Activations and their gradients, each one pass: NumPy for small arrays, kernels for others.
+
+What takes a few multiplications is in the table of `elementwise`. The curves made of exponentials are in a kernel
+of their own, which networks without them need not compile.
+"""
+
+import math
 
 import numpy as np
 
 from tinynet.kernels import elementwise
 from tinynet.kernels.elementwise import LARGE, apply
+from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.memory import empty
+from tinynet.kernels.softmax import exp_float32
+
+CHUNK = 8192  # elements that one thread takes at a time
+
+SIGMOID, TANH, NORMAL_CDF = range(3)
+
+ONE, TWO = np.float32(1), np.float32(2)
+NEAR = np.float32(0.625)  # below, tanh x = x + x^3 (T0 + T1 x^2 + ...): Cephes' tanhf
+T0, T1, T2 = np.float32(-3.33332819422e-1), np.float32(1.33314422036e-1), np.float32(-5.37397155531e-2)
+T3, T4 = np.float32(2.06390887954e-2), np.float32(-5.70498872745e-3)
 
 
 def relu(x):
@@ -19,7 +37,7 @@ def relu_grad(gy, y):
 def sigmoid(x):
     """1 / (1 + e^-x)"""
     if x.size >= LARGE:
-        return apply(elementwise.SIGMOID, x, x)
+        return curve(SIGMOID, x)
     e = np.exp(-np.abs(x))  # 1 / (1 + e) for x >= 0, and e / (1 + e) below: e never overflows
     return np.where(x >= 0, x.dtype.type(1), e) / (1 + e)
 
@@ -31,7 +49,7 @@ def sigmoid_grad(gy, y):
 
 def tanh(x):
     """(e^x - e^-x) / (e^x + e^-x)"""
-    return np.tanh(x) if x.size < LARGE else apply(elementwise.TANH, x, x)
+    return np.tanh(x) if x.size < LARGE else curve(TANH, x)
 
 
 def tanh_grad(gy, y):
@@ -41,4 +59,58 @@ def tanh_grad(gy, y):
 
 def normal_cdf(x):
     """P(X <= x), X standard normal: erfc(-x / sqrt 2) / 2, exact on the far left too, where 1 + erf is 0."""
-    return apply(elementwise.NORMAL_CDF, x, x)
+    return curve(NORMAL_CDF, x)
+
+
+def curve(code, x):
+    """y = f(x) for the curve with this number."""
+    y = empty(x.shape, x.dtype)
+    _curve(code, np.ascontiguousarray(x).reshape(-1), y.reshape(-1))
+    return y
+
+
+@kernel
+def _curve(code, x, y):
+    for task in prange((x.size + CHUNK - 1) // CHUNK):
+        start = np.int64(task) * CHUNK
+        _apply(code, x[start : start + CHUNK], y[start : start + CHUNK])
+
+
+@inner
+def _apply(code, x, y):
+    if code == SIGMOID:
+        _sigmoid(x, y)
+    elif code == TANH:
+        _tanh(x, y)
+    else:
+        for i in range(y.size):
+            y[i] = 0.5 * math.erfc(-math.sqrt(0.5) * float(x[i]))
+
+
+@inner
+def _sigmoid(x, y):
+    """1 / (1 + e) for x >= 0, and e / (1 + e) below, with e = exp(-|x|), which never overflows."""
+    if y.itemsize == 4:
+        for i in range(y.size):
+            e = exp_float32(-abs(x[i]))
+            y[i] = (ONE if x[i] >= 0 else e) / (ONE + e)
+    else:
+        for i in range(y.size):
+            e = math.exp(-abs(x[i]))
+            y[i] = (1.0 if x[i] >= 0 else e) / (1.0 + e)
+
+
+@inner
+def _tanh(x, y):
+    """(1 - e) / (1 + e) with e = exp(-2 |x|), and near 0, where this difference is inexact, a polynomial."""
+    if y.itemsize == 4:
+        for i in range(y.size):
+            v = x[i]
+            e = exp_float32(-TWO * abs(v))
+            far = (ONE - e) / (ONE + e)
+            s = v * v
+            near = v + v * s * ((((T4 * s + T3) * s + T2) * s + T1) * s + T0)
+            y[i] = near if abs(v) < NEAR else far if v > 0 else -far
+    else:
+        for i in range(y.size):
+            y[i] = math.tanh(x[i])

@@ -331,16 +331,11 @@ def _rectify(line):
 @inner
 def _pool_rows(rows, n, first, count, pitch, floor, y, places):
     """y[n, first:first + count] = max(the largest of 2x2 pixels, floor), of rows that are `pitch` long"""
-    _, _, PW, M = y.shape
     for i in range(count):
-        above, below = rows[2 * i * pitch:], rows[(2 * i + 1) * pitch:]
-        for j in range(PW):
-            best = y[n, first + i, j]
-            left, right = 2 * j * M, (2 * j + 1) * M
-            best_of_four(best, places[n, first + i, j], above[left:left + M], above[right:right + M],
-                         below[left:left + M], below[right:right + M])
-            for c in range(M):
-                best[c] = floor if best[c] <= floor else best[c]
+        best, at = y[n, first + i].reshape(-1), places[n, first + i].reshape(-1)
+        best_of_four(rows[2 * i * pitch:], rows[(2 * i + 1) * pitch:], best, at, y.shape[3])
+        for k in range(best.size):
+            best[k] = floor if best[k] <= floor else best[k]
 
 
 # ---- Few outputs: several pixels side by side fill the vectors ----------------------------------------------

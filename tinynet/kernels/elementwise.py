@@ -7,25 +7,17 @@ passes over memory. Here each function is one pass: a line in `_apply`, the tabl
 chunks, which is compiled once for the whole table, picks the line by its number.
 """
 
-import math
-
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
-from tinynet.kernels.softmax import exp_float32
 
 LARGE = 65536  # elements; for fewer NumPy is faster than waking threads
 CHUNK = 8192  # elements that are dealt with at a time: three arrays of them lie in the nearest two caches
 CHUNKS = 8  # that one thread takes at a time
 
-ADD, SUBTRACT, MULTIPLY, RELU, RELU_GRAD, SIGMOID, SIGMOID_GRAD, TANH, TANH_GRAD, NORMAL_CDF = range(10)
-SQUARE_SLOPE, ABSOLUTE_SLOPE, HUBER_SLOPE = range(10, 13)
-
-ONE, TWO = np.float32(1), np.float32(2)
-NEAR = np.float32(0.625)  # below, tanh x = x + x^3 (T0 + T1 x^2 + ...): Cephes' tanhf
-T0, T1, T2 = np.float32(-3.33332819422e-1), np.float32(1.33314422036e-1), np.float32(-5.37397155531e-2)
-T3, T4 = np.float32(2.06390887954e-2), np.float32(-5.70498872745e-3)
+ADD, SUBTRACT, MULTIPLY, RELU, RELU_GRAD, SIGMOID_GRAD, TANH_GRAD = range(7)
+SQUARE_SLOPE, ABSOLUTE_SLOPE, HUBER_SLOPE = range(7, 10)
 
 
 def add(x, y):
@@ -88,8 +80,9 @@ def _chunks(code, x, y, factor, bound, z, step, start):
     if y.size == 1:
         rows[:] = y[0]
     else:
-        for i in range(0, rows.size, y.size):
-            rows[i : i + y.size] = y
+        for first in range(0, rows.size, y.size):
+            for i in range(y.size):  # `rows[...] = y` could raise: to compile its sentence takes 2 s
+                rows[first + i] = y[i]
     for first in range(start, min(x.size, start + CHUNKS * step), step):
         last = min(x.size, first + step)
         b = rows[: last - first] if is_row else y[first:last]
@@ -114,19 +107,12 @@ def _apply(code, a, b, factor, bound, c):
     elif code == RELU_GRAD:
         for i in range(n):
             c[i] = zero if b[i] <= 0 else a[i]
-    elif code == SIGMOID:
-        _sigmoid(a, c)
     elif code == SIGMOID_GRAD:
         for i in range(n):
             c[i] = a[i] * (b[i] * (one - b[i]))
-    elif code == TANH:
-        _tanh(a, c)
     elif code == TANH_GRAD:
         for i in range(n):
             c[i] = a[i] * (one - b[i] * b[i])
-    elif code == NORMAL_CDF:
-        for i in range(n):
-            c[i] = 0.5 * math.erfc(-math.sqrt(0.5) * float(a[i]))
     elif code == SQUARE_SLOPE:
         for i in range(n):
             c[i] = factor * (a[i] - b[i])
@@ -138,32 +124,3 @@ def _apply(code, a, b, factor, bound, c):
         for i in range(n):
             d = a[i] - b[i]
             c[i] = factor * (bound if d > bound else -bound if d < -bound else d)
-
-
-@inner
-def _sigmoid(x, y):
-    """1 / (1 + e) for x >= 0, and e / (1 + e) below, with e = exp(-|x|), which never overflows."""
-    if y.itemsize == 4:
-        for i in range(y.size):
-            e = exp_float32(-abs(x[i]))
-            y[i] = (ONE if x[i] >= 0 else e) / (ONE + e)
-    else:
-        for i in range(y.size):
-            e = math.exp(-abs(x[i]))
-            y[i] = (1.0 if x[i] >= 0 else e) / (1.0 + e)
-
-
-@inner
-def _tanh(x, y):
-    """(1 - e) / (1 + e) with e = exp(-2 |x|), and near 0, where this difference is inexact, a polynomial."""
-    if y.itemsize == 4:
-        for i in range(y.size):
-            v = x[i]
-            e = exp_float32(-TWO * abs(v))
-            far = (ONE - e) / (ONE + e)
-            s = v * v
-            near = v + v * s * ((((T4 * s + T3) * s + T2) * s + T1) * s + T0)
-            y[i] = near if abs(v) < NEAR else far if v > 0 else -far
-    else:
-        for i in range(y.size):
-            y[i] = math.tanh(x[i])

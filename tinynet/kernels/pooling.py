@@ -24,14 +24,22 @@ def max_pool(x, kernel_size, stride, padding, size):
     n, _, _, channels = x.shape
     y = empty((n, *size, channels), x.dtype)
     place = empty(y.shape, np.uint8 if kernel_size[0] * kernel_size[1] <= 256 else np.int32)
-    pool(np.ascontiguousarray(x), *kernel_size, *stride, *padding, y, place)
+    x = np.ascontiguousarray(x)
+    if _side_by_side(x.shape, size, kernel_size, stride, padding):
+        pool_fours(x, y, place)
+    else:
+        pool(x, *kernel_size, *stride, *padding, y, place)
     return y, place
 
 
 def max_pool_scatter(gy, place, shape, kernel_size, stride, padding):
     """Bring gy back to where the maxima were found, in an array of the input's shape."""
     gx = empty(shape, gy.dtype)
-    scatter(np.ascontiguousarray(gy), place, *kernel_size, *stride, *padding, gx)
+    gy = np.ascontiguousarray(gy)
+    if _side_by_side(shape, gy.shape[1:3], kernel_size, stride, padding):
+        scatter_fours(gy, place, gx)
+    else:
+        scatter(gy, place, *kernel_size, *stride, *padding, gx)
     return gx
 
 
@@ -40,6 +48,12 @@ def max_pool_gather(x, place, kernel_size, stride, padding):
     y = empty(place.shape, x.dtype)
     gather(np.ascontiguousarray(x), place, *kernel_size, *stride, *padding, y)
     return y
+
+
+def _side_by_side(shape, size, kernel_size, stride, padding):
+    """Whether 2x2 windows cover an image of this shape side by side: the common case, with loops of its own."""
+    plain = tuple(kernel_size) == tuple(stride) == (2, 2) and tuple(padding) == (0, 0)
+    return plain and shape[1:3] == (2 * size[0], 2 * size[1])
 
 
 @inner
@@ -63,20 +77,6 @@ def challenge(best, at, pixel, k):
         at[c] = k if beats else at[c]
 
 
-@inner
-def best_of_four(best, at, p0, p1, p2, p3):
-    """The same for all pixels of a 2x2 window, which is then read and written in one pass."""
-    k0, k1, k2, k3 = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(3)
-    for c in range(len(best)):
-        m, k = p0[c], k0
-        beats = p1[c] > m or p1[c] != p1[c]
-        m, k = p1[c] if beats else m, k1 if beats else k
-        beats = p2[c] > m or p2[c] != p2[c]
-        m, k = p2[c] if beats else m, k2 if beats else k
-        beats = p3[c] > m or p3[c] != p3[c]
-        best[c], at[c] = p3[c] if beats else m, k3 if beats else k
-
-
 @kernel
 def pool(x, KH, KW, sh, sw, top, left, y, place):
     """y = the maximum of each window of x, place = the cell of the window where it stands."""
@@ -91,14 +91,42 @@ def pool(x, KH, KW, sh, sw, top, left, y, place):
             w = j * sw - left
             v0, v1 = reach(w, KW, W)
             best, at = y[n, i, j], place[n, i, j]
-            if KH == KW == 2 and u1 - u0 == v1 - v0 == 2:
-                best_of_four(best, at, x[n, h, w], x[n, h, w + 1], x[n, h + 1, w], x[n, h + 1, w + 1])
-            else:
-                best[:] = x[n, h + u0, w + v0]
-                at[:] = integer(u0 * KW + v0)
-                for u in range(u0, u1):
-                    for v in range(v0, v1):
-                        challenge(best, at, x[n, h + u, w + v], integer(u * KW + v))
+            first = x[n, h + u0, w + v0]
+            for c in range(len(best)):  # `best[:] = first` could raise: to compile its sentence takes 2 s
+                best[c] = first[c]
+            at[:] = integer(u0 * KW + v0)
+            for u in range(u0, u1):
+                for v in range(v0, v1):
+                    challenge(best, at, x[n, h + u, w + v], integer(u * KW + v))
+
+
+@kernel
+def pool_fours(x, y, place):
+    """The same where 2x2 windows cover the image side by side: each is read and written in one pass."""
+    N, OH, OW, C = y.shape
+    for task in prange(N * OH):
+        n, i = task // OH, task % OH
+        best_of_four(x[n, 2 * i].reshape(-1), x[n, 2 * i + 1].reshape(-1), y[n, i].reshape(-1),
+                     place[n, i].reshape(-1), C)
+
+
+@inner
+def best_of_four(upper, lower, best, at, C):
+    """The maxima of two rows of pixels.
+
+    The loop over pixels is in here, too: so it is once a row that it is checked whether the arrays overlap.
+    """
+    k0, k1, k2, k3 = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(3)
+    for j in range(best.size // max(C, 1)):
+        here, there = j * C, 2 * j * C
+        for c in range(C):
+            m, k, v = upper[there + c], k0, upper[there + C + c]
+            beats = v > m or v != v  # the second is true of NaN alone
+            m, k, v = v if beats else m, k1 if beats else k, lower[there + c]
+            beats = v > m or v != v
+            m, k, v = v if beats else m, k2 if beats else k, lower[there + C + c]
+            beats = v > m or v != v
+            best[here + c], at[here + c] = v if beats else m, k3 if beats else k
 
 
 @kernel
@@ -107,13 +135,10 @@ def scatter(gy, place, KH, KW, sh, sw, top, left, gx):
     N, OH, OW, C = gy.shape
     _, H, W, _ = gx.shape
     zero = gx.dtype.type(0)
-    exact = H == OH * KH == OH * sh and W == OW * KW == OW * sw
-    tiled = exact and top == left == 0  # there is exactly one window over each pixel
     for task in prange(N * H):
         n, h = task // H, task % H
         row = gx[n, h]
-        if not tiled:
-            row[:] = zero
+        row[:] = zero
         i0, i1 = windows_over(h + top, KH, sh, OH)
         for i in range(i0, i1):
             for j in range(OW):
@@ -123,12 +148,32 @@ def scatter(gy, place, KH, KW, sh, sw, top, left, gx):
                 for v in range(v0, v1):
                     out = row[w + v]
                     k = place.dtype.type((h + top - i * sh) * KW + v)
-                    if tiled:
-                        for c in range(C):
-                            out[c] = g[c] if at[c] == k else zero
-                    else:
-                        for c in range(C):
-                            out[c] += g[c] if at[c] == k else zero
+                    for c in range(C):
+                        out[c] += g[c] if at[c] == k else zero
+
+
+@kernel
+def scatter_fours(gy, place, gx):
+    """The same where 2x2 windows cover the image side by side: each element is written once, and none is read."""
+    N, OH, OW, C = gy.shape
+    for task in prange(N * OH):
+        n, i = task // OH, task % OH
+        give_to_four(gy[n, i].reshape(-1), place[n, i].reshape(-1), gx[n, 2 * i].reshape(-1),
+                     gx[n, 2 * i + 1].reshape(-1), C)
+
+
+@inner
+def give_to_four(g, at, upper, lower, C):
+    """In two rows of pixels, two above and two below get g where the maximum was theirs, and else 0."""
+    zero = g.dtype.type(0)
+    for j in range(g.size // max(C, 1)):
+        here, there = j * C, 2 * j * C
+        for c in range(C):
+            k, v = at[here + c], g[here + c]
+            upper[there + c] = v if k == 0 else zero
+            upper[there + C + c] = v if k == 1 else zero
+            lower[there + c] = v if k == 2 else zero
+            lower[there + C + c] = v if k == 3 else zero
 
 
 @kernel

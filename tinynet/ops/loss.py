@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinynet.autograd import Op
+from tinynet.kernels import error
 from tinynet.kernels.softmax import softmax_cross_entropy
 from tinynet.ops.activation import softmax, softplus
-from tinynet.ops.arithmetic import abs, minimum
 from tinynet.tensor import Tensor, as_tensor
 
 
@@ -200,6 +200,65 @@ def _like(op, name, weight, logits):
     return weight
 
 
+class ErrorLoss(Op):
+    """loss = f(x - t), of each element, or summed and scaled;  gx = gloss f'(x - t),  gt = -gx
+
+    f is one of the functions in kernels/error.py.
+    """
+
+    keeps = ("x", "t")
+
+    def __init__(self, f, bound, scale):
+        self.f, self.bound = f, bound
+        self.scale = scale  # what the sum is multiplied by; None to have the losses of all elements
+
+    def forward(self, x, t):
+        if self.scale is None:
+            return error.values(self.f, x, t, self.bound)
+        return np.asarray(error.sum_of_values(self.f, x, t, self.bound) * self.scale, x.dtype)
+
+    def backward(self, gloss):
+        gx = ErrorSlope(self.f, self.bound, 1.0 if self.scale is None else self.scale)(gloss, self.x, self.t)
+        return gx, -gx if self.needs[1] else None
+
+
+class ErrorSlope(Op):
+    """gx = gloss scale f'(x - t), with gloss of the shape of x, or a single number
+
+    d/dgloss: scale f'(x - t) ggx, summed if gloss is a number;  d/dx: gloss scale f''(x - t) ggx, d/dt: minus that
+    """
+
+    keeps = ("gloss", "x", "t")
+
+    def __init__(self, f, bound, scale):
+        self.f, self.bound, self.scale = f, bound, scale
+
+    def forward(self, gloss, x, t):
+        if gloss.ndim == 0:  # then the slopes are all that is to be written
+            return error.slopes(self.f, x, t, self.bound, gloss.item() * self.scale)
+        return gloss * error.slopes(self.f, x, t, self.bound, self.scale)
+
+    def backward(self, ggx):
+        gloss, x, t = self.gloss, self.x, self.t
+        ggloss = gx = None
+        if self.needs[0]:
+            ggloss = ggx * ErrorSlope(self.f, self.bound, self.scale)(ggx.like(1), x, t)
+            ggloss = ggloss.sum() if gloss.ndim == 0 else ggloss
+        if self.needs[1] or self.needs[2]:
+            curvature = ggx.wrap(error.curvatures(self.f, x.array, t.array, self.bound))
+            gx = gloss * (ggx * curvature * self.scale)
+        return ggloss, gx, -gx if self.needs[2] else None
+
+
+def _error_loss(op, f, prediction, target, reduction, bound=1.0):
+    check_reduction(op, reduction)
+    prediction, target = same_shape(op, prediction, target)
+    if reduction == "mean" and not prediction.size:
+        raise ValueError(f"{op}: prediction has the shape {prediction.shape}; of no elements there is no mean")
+    scale = None if reduction == "none" else 1.0 if reduction == "sum" else 1 / prediction.size
+    return ErrorLoss(f, bound, scale)(prediction, target)
+
+
 def mse_loss(prediction, target, *, reduction="mean"):
     """The squared error, (x - t)^2, of prediction x and target t of equal shape (ValueError otherwise).
 
@@ -208,10 +267,7 @@ def mse_loss(prediction, target, *, reduction="mean"):
     >>> mse_loss([1.0, 2.0], [1.0, 4.0])
     Tensor(2.)
     """
-    check_reduction("mse_loss", reduction)
-    prediction, target = same_shape("mse_loss", prediction, target)
-    d = prediction - target
-    return reduced(d * d, reduction)
+    return _error_loss("mse_loss", error.SQUARE, prediction, target, reduction)
 
 
 def l1_loss(prediction, target, *, reduction="mean"):
@@ -222,9 +278,7 @@ def l1_loss(prediction, target, *, reduction="mean"):
     >>> l1_loss([1.0, 2.0], [1.0, 4.0])
     Tensor(1.)
     """
-    check_reduction("l1_loss", reduction)
-    prediction, target = same_shape("l1_loss", prediction, target)
-    return reduced(abs(prediction - target), reduction)
+    return _error_loss("l1_loss", error.ABSOLUTE, prediction, target, reduction)
 
 
 def smooth_l1_loss(prediction, target, *, beta=1.0, reduction="mean"):
@@ -238,15 +292,10 @@ def smooth_l1_loss(prediction, target, *, beta=1.0, reduction="mean"):
     >>> smooth_l1_loss([1.0, 2.0], [1.5, 4.0], reduction="none")
     Tensor([0.125, 1.5  ])
     """
-    check_reduction("smooth_l1_loss", reduction)
     if not 0 <= beta < float("inf"):
         raise ValueError(f"smooth_l1_loss: beta is {beta!r}, but must be an error, finite and of 0 or more")
-    prediction, target = same_shape("smooth_l1_loss", prediction, target)
-    d = abs(prediction - target)
-    if beta == 0:
-        return reduced(d, reduction)
-    near = minimum(d, beta)  # near (d - near/2) / beta is both cases in one, and squares no large number
-    return reduced(near * (d - near * 0.5) * (1 / beta), reduction)
+    f = error.HUBER if beta > 0 else error.ABSOLUTE
+    return _error_loss("smooth_l1_loss", f, prediction, target, reduction, float(beta))
 
 
 def check_reduction(op, reduction):
