@@ -98,7 +98,7 @@ class ZeroPadded(nn.Module):
 
 # What is good for each kind of data, found by trying; any of it can be given on the command line.
 SCENES = {"depths": [8, 32], "epochs": 10, "batch_size": 32, "lr": 0.03, "width": 8}
-PHOTOS = {"depths": [20, 56], "epochs": 50, "batch_size": 128, "lr": 0.1, "width": 16}
+PHOTOS = {"depths": [20, 56], "epochs": 70, "batch_size": 64, "lr": 0.1, "width": 16}
 SIZE = 32  # of the images, in pixels, as in the paper
 
 
