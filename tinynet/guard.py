@@ -46,6 +46,8 @@ def publish(array):
         block = _blocks.setdefault(block_id, _Block())
 
         def forget(_):
+            if _mutex is None:  # the interpreter is shutting down, and has emptied this module
+                return
             with _mutex:
                 block.views.pop(key, None)
                 if not block.views and not block.keepers and _blocks.get(block_id) is block:
