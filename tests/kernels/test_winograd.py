@@ -142,7 +142,8 @@ def test_which_convolutions_go_this_way():
     assert pays((4, 4, 32, 48), (10, 10), np.float32, geometry(2, ((1, 1), (1, 1))))
     assert not pays((3, 3, 32, 48), (12, 12), np.float64, how)
     assert not pays((3, 3, 32, 40), (12, 12), np.float32, how)       # no whole vectors
-    assert not pays((3, 3, 16, 64), (12, 12), np.float32, how)
+    assert pays((3, 3, 16, 64), (12, 12), np.float32, how)
+    assert not pays((3, 3, 8, 64), (12, 12), np.float32, how)
     assert not pays((3, 3, 64, 64), (5, 5), np.float32, how)         # 2 x 2 tiles of 4 x 4 would be mostly empty
     assert not pays((5, 5, 64, 64), (12, 12), np.float32, how)
     assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(dilation=(2, 2)))

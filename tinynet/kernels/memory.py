@@ -20,6 +20,7 @@ import numpy as np
 
 LINE = 64
 LARGE = 1 << 18  # bytes; smaller blocks malloc keeps by itself
+LARGER_AT_MOST = 8  # times what is asked for: with less, some arrays of each training step would find no block
 FREE_AT_MOST = 1 << 30  # bytes that wait in the pool: enough for a training step, no burden when training is over
 
 
@@ -60,8 +61,8 @@ class Pool:
             self.lock.release()
 
     def _fitting(self, size):
-        """A free block that is just as large, or a quarter larger at most, or else a new one."""
-        fitting = [s for s in self.free if size <= s <= size * 5 // 4]
+        """The smallest free block that is large enough, but not much too large, or else a new one."""
+        fitting = [s for s in self.free if size <= s <= LARGER_AT_MOST * size]
         return self._pop(min(fitting)) if fitting else Block(size, np.uint8)
 
     def give_back(self, block):
@@ -81,12 +82,12 @@ class Pool:
             self.lent_bytes -= block.size
 
     def _drop(self):
-        """Let go of free blocks until the blocks, free and lent, are little more than what was lent at once.
+        """Let go of free blocks until the blocks, free and lent, are a quarter more than what was lent at once.
 
         With nothing to spare, every training step would lose at its peak what it needs again soon afterwards. The
         smallest block that is enough goes: of large ones there are few, and they cost most to have again.
         """
-        spare = self.most_lent * 9 // 8 - self.lent_bytes
+        spare = self.most_lent * 5 // 4 - self.lent_bytes
         while (excess := self.free_bytes - min(FREE_AT_MOST, spare)) > 0:
             self._pop(min((size for size in self.free if size >= excess), default=max(self.free)))
 

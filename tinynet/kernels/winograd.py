@@ -49,7 +49,7 @@ CACHE = 3 * 2**18               # bytes of the second cache for V and M
 TASKS = 16                      # wanted at least
 SUM_PLACE = N + 1               # of the point 1 along both axes, where a transform adds up all pixels of its tile
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
-LEAST_CHANNELS = 32             # 1.2 to 1.5 times as fast as the direct sum; 2 times from 64 on
+LEAST_CHANNELS = 16             # 1.2 to 1.6 times as fast as the direct sum; 2 times from 64 on
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
 MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
 
@@ -60,7 +60,7 @@ _direct_only = contextvars.ContextVar("direct_only", default=False)
 def exact_convolution():
     """Within this context all convolutions are direct sums, as those in float64 always are.
 
-    Otherwise 3x3 ones, and 4x4 ones of stride 2, take Winograd's way from 32 channels on: faster (3x3 of 64 channels
+    Otherwise 3x3 ones, and 4x4 ones of stride 2, take Winograd's way from 16 channels on: faster (3x3 of 64 channels
     twice as fast), with an error of up to 2e-5 of the largest result in place of 1e-6. A backward pass outside of
     the context does so too.
 
