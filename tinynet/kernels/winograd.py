@@ -15,11 +15,11 @@ in which X and Y are the images, or images *folded*: 2x2 pixels as one with four
     conv 4x4, stride 2    2     s = 2    s = 1      the four w[2t+a, 2t'+b] one below the other
     its transpose         2     s = 1    s = 2      the four w[2(1-t)+a, 2(1-t')+b] side by side, channels swapped
 
-For a block of tiles, few enough to stay in the second cache:
+For a block of tiles, few enough to stay in the second cache, or nearly so (_tiles_at_once):
 
     V[p] = (B^T X B)[p]    tiles x channels of x, at each of the 36 places p
     M[p] = V[p] U[p]       a matrix product, on the register tile; U = G w G^T is made once
-    Y    = A^T M A         the tiles of y, plus the bias
+    Y    = A^T M A         the tiles of y, plus the bias; and there too, before they are written, ReLU and 2x2 pooling
 
 The weight gradient is the adjoint, step by step: dU[p] = V[p]^T (A gy A^T)[p], summed over all tiles, gw = G^T dU G.
 
@@ -119,7 +119,10 @@ def scatter(y, w, b, geometry, out_hw, relu=False):
 
 
 def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
-    """As convolution.weight_gradient; None if the result isn't finite everywhere, or a sum over no images."""
+    """As convolution.weight_gradient; None if the result isn't finite everywhere, or a sum over no images.
+
+    The sum of y comes from A gy A^T: its value at the point 1 along both axes is the sum of a tile's pixels.
+    """
     if not len(y):
         return None
     C, O, r = x.shape[3], y.shape[3], _taps(geometry)
