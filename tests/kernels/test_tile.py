@@ -35,13 +35,13 @@ def expected(a, a_steps, b, b_steps, s, s_steps, counts, rows, columns):
     return c
 
 
-def check(rows, columns, counts, dtype, start):
+def check(rows, columns, counts, dtype, start, gap=2):
     random = np.random.default_rng(0)
-    a_steps, b_steps = (37, 3, 5, -1, 2), (3 * columns, 0, columns)
     height, width = rows
+    a_steps, b_steps = (3 * width + 11 * gap, 3, 5, -1, 2), (3 * columns, 0, columns)
     a = random.standard_normal(4000).astype(dtype)
     b = random.standard_normal(2000).astype(dtype)
-    c_steps = width * (columns + 1) + 2, columns + 1          # a gap after each row, a wider one after each h
+    c_steps = width * (columns + 1) + gap, columns + 1        # a gap after each row, a wider one after each h
     c = random.standard_normal(4 + c_steps[0] * height + 64).astype(dtype)
     if start == "bias":
         s, s_steps = random.standard_normal(columns + 1).astype(dtype), (0, 0)
@@ -60,10 +60,13 @@ def check(rows, columns, counts, dtype, start):
     np.testing.assert_array_equal(c[~inside], before[~inside])   # nothing else was written
 
 
+LINES = [(1, 2 * tile.ROWS), (1, 3 * tile.ROWS + 1), (3, 2 * tile.ROWS + 3)]      # of several tiles
+
+
 def check_edges(dtype):
     lanes = tile.VECTOR_BYTES // np.dtype(dtype).itemsize
     most = max(tile.VECTORS, tile.FLAT_VECTORS) * lanes + 2
-    for rows in [(1, n) for n in range(1, tile.ROWS + 3)] + [(n, 1) for n in (2, 9)] + [(3, 5), (2, 9)]:
+    for rows in [(1, n) for n in range(1, tile.ROWS + 3)] + [(n, 1) for n in (2, 9)] + [(3, 5), (2, 9)] + LINES:
         for columns in {1, 3, lanes - 1, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes, 2 * lanes + 1, most}:
             check(rows, columns, (1, 2, 2), dtype, "bias")
 
@@ -78,6 +81,12 @@ def test_edges(dtype):
 def test_counts_and_starts(dtype, start):
     for counts in itertools.product((1, 3), (1, 2), (1, 4)):
         check((2, 5), 19, counts, dtype, start)
+
+
+@pytest.mark.parametrize("rows", [(2, 5), (3, tile.ROWS), *LINES])
+def test_lines_without_a_gap_are_one(rows):
+    for columns, start in itertools.product((3, 19, 40), ("bias", "sum")):
+        check(rows, columns, (2, 2, 3), np.float64, start, gap=0)
 
 
 @pytest.mark.parametrize("counts", [(0, 1, 1), (1, 0, 2), (2, 1, 0)])

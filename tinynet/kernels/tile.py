@@ -69,6 +69,8 @@ def block(a, b, s, c, counts, rows, columns):
         return _copy_rows(s, c, rows, columns)
     lanes = VECTOR_BYTES // a[0].itemsize
     height, width = rows
+    if a[2] == width * a[3] and s[2] == width * s[3] and c[2] == width * c[3]:
+        height, width = 1, height * width            # all of them are one line
     is_flat = height * width <= FLAT_ROWS and columns > VECTORS * lanes
     for i in range(0, columns, (FLAT_VECTORS if is_flat else VECTORS) * lanes):
         left = columns - i
@@ -101,11 +103,12 @@ def _copy_rows(s, c, rows, columns):
 
 @intrinsic(prefer_literal=True)
 def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns):
-    """The first most_rows rows and `vectors` vectors of the rest of a block; returns how many rows it did.
+    """The first tiles of the rest of a block, of most_rows rows and `vectors` vectors; returns how many rows it did.
 
-    rows = (w of the first row, how many w, how many rows are left), columns = how many columns are left. If
-    fewer rows are left than fit, the missing ones are computed as copies of the last and written onto it, the
-    same values again: that is cheaper than to ask. Missing columns are masked.
+    rows = (w of the first row, how many w, how many rows are left), columns = how many columns are left. As many tiles
+    as fit into the rest of the line, or one that goes on in the next line. If fewer rows are left than fit, the missing
+    ones are computed as copies of the last and written onto it, the same values again: that is cheaper than to ask.
+    Missing columns are masked.
     """
     if not isinstance(most_rows, types.IntegerLiteral) or not isinstance(vectors, types.IntegerLiteral):
         return None
@@ -116,16 +119,19 @@ def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns):
         pairs = zip(signature.args[2:6], arguments[2:6], strict=True)
         operands = [Operand(context, builder, *pair) for pair in pairs]
         counts, rows = [[builder.extract_value(each, i) for i in range(3)] for each in arguments[6:8]]
-        left, columns = rows[2], arguments[8]
+        (w, line, left), columns = rows, arguments[8]
+        fitting = builder.sdiv(builder.sub(line, w), I64(height))
+        tiles = builder.select(builder.icmp_signed(">", fitting, I64(1)), fitting, I64(1))
         vector = Vector(builder, signature.args[2][0].dtype)
         is_whole = builder.icmp_signed(">=", columns, I64(width * vector.lanes))
         with builder.if_else(is_whole) as (then, otherwise):
             with then:
-                _emit_tile(builder, vector, height, *operands, counts, rows, masks=[None] * width)
+                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, masks=[None] * width)
             with otherwise:
                 masks = [vector.mask(builder.sub(columns, I64(i * vector.lanes))) for i in range(width)]
-                _emit_tile(builder, vector, height, *operands, counts, rows, masks)
-        return builder.select(builder.icmp_signed("<", left, I64(height)), left, I64(height))
+                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, masks)
+        done = builder.mul(tiles, I64(height))
+        return builder.select(builder.icmp_signed("<", left, done), left, done)
 
     return signature, codegen
 
@@ -140,7 +146,7 @@ def _tile_numpy(most_rows, vectors, a, b, s, c, counts, rows, columns):
     columns = min(columns, vectors * VECTOR_BYTES // a[0].itemsize)
     weights = view(b, 0, (*counts, columns), (*b[2:], 1))
     results = []
-    for r in range(min(left, most_rows)):
+    for r in range(min(left, most_rows * max(1, (width - w) // most_rows))):
         h_r, w_r = (w + r) // width, (w + r) % width - w
         window = view(a, h_r * a[2] + w_r * a[3], counts, a[4:])
         start = view(s, h_r * s[2] + w_r * s[3], (columns,), (1,))
@@ -159,18 +165,19 @@ tile = _tile_numpy if config.DISABLE_JIT else _tile
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
-def _emit_tile(builder, vector, most_rows, a, b, s, c, counts, rows, masks):
-    """Load the sums from S, let u, v and k run, store the sums to C."""
+def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, masks):
+    """For each tile: load the sums from S, let u, v and k run, store the sums to C."""
     a_rows, s_rows, c_rows = row_offsets(builder, most_rows, rows, (a.steps, s.steps, c.steps))
 
-    def vectors(operand, offset):
+    def vectors(operand, *offsets):
         """the addresses of the vectors side by side from there on, each with its mask"""
-        return [(operand.at(offset, I64(i * vector.lanes)), mask) for i, mask in enumerate(masks)]
+        return [(operand.at(*offsets, I64(i * vector.lanes)), mask) for i, mask in enumerate(masks)]
 
     def step(a_offset, b_offset, sums):
         """One k: the number of A of each row times each vector of B."""
+        a_offset, b_offset = unknown(builder, a_offset), unknown(builder, b_offset)
         columns = [vector.load(*where) for where in vectors(b, b_offset)]
-        numbers = [vector.spread(builder.load(a.at(a_offset, row))) for row in a_rows]
+        numbers = [vector.spread(builder.load(a.at(row, a_offset))) for row in a_rows]
         products = [(number, column) for number in numbers for column in columns]
         return [vector.multiply_add(*pair, one) for pair, one in zip(products, sums, strict=True)]
 
@@ -186,10 +193,25 @@ def _emit_tile(builder, vector, most_rows, a, b, s, c, counts, rows, masks):
 
         return emit_loop(builder, counts[depth], sums, body)
 
-    sums = [vector.load(*where) for row in s_rows for where in vectors(s, row)]
-    sums = nest(0, I64(0), I64(0), sums)
-    for one, where in zip(sums, (where for row in c_rows for where in vectors(c, row)), strict=True):
-        vector.store(one, *where)
+    def tile(i, _):
+        first = builder.mul(i, I64(most_rows))
+        to_a, to_s, to_c = (builder.mul(first, w_step) for _, w_step, *_ in (a.steps, s.steps, c.steps))
+        sums = [vector.load(*where) for row in s_rows for where in vectors(s, row, to_s)]
+        sums = nest(0, to_a, I64(0), sums)
+        for one, where in zip(sums, (where for row in c_rows for where in vectors(c, row, to_c)), strict=True):
+            vector.store(one, *where)
+        return []
+
+    emit_loop(builder, tiles, [], tile)
+
+
+def unknown(builder, number):
+    """The same number, of which LLVM thinks that it could be another one each time.
+
+    Or else it would compute all addresses before a loop: more than there are registers, each then to be loaded.
+    """
+    same = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0", side_effect=True)
+    return builder.call(same, [number])
 
 
 def row_offsets(builder, most_rows, rows, steps):

@@ -40,13 +40,14 @@ from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import max_pool
 from tinynet.kernels.prefetch import prefetch_window
+from tinynet.kernels.prepared import prepared
 from tinynet.kernels.tile import NEXT, ONE, STAY, block
 from tinynet.kernels.window import load_window, store_window
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
 
 LANES = 16                      # float32 in a vector
 CACHE = 3 * 2**18               # bytes of the second cache for V and M
-TASKS = 16                      # wanted at least
+TASKS = 8                       # a thread, if U stays in the second cache
 SUM_PLACE = N + 1               # of the point 1 along both axes, where a transform adds up all pixels of its tile
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 LEAST_CHANNELS = 16             # 1.2 to 1.6 times as fast as the direct sum; 2 times from 64 on
@@ -100,8 +101,8 @@ def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
     """As convolution.gather; None if the result isn't finite everywhere."""
     side = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
     if not pool or w.shape[0] == 3:
-        return _convolve(x, _folded_rows(w), b, side, (1, 0, 0), out_hw, relu, pool)
-    y = _convolve(x, _folded_rows(w), b, side, (1, 0, 0), out_hw, relu)        # 2x2 pixels don't fit into 5x5
+        return _convolve(x, prepared.get(_gathering, w), b, side, (1, 0, 0), out_hw, relu, pool)
+    y = _convolve(x, prepared.get(_gathering, w), b, side, (1, 0, 0), out_hw, relu)     # 2x2 don't fit into 5x5
     return None if y is None else max_pool(y, (2, 2), (2, 2), (0, 0), (out_hw[0] // 2, out_hw[1] // 2))
 
 
@@ -109,13 +110,10 @@ def scatter(y, w, b, geometry, out_hw, relu=False):
     """As convolution.scatter; None if the result isn't finite everywhere."""
     (top, _), (left, _) = geometry.padding
     if geometry.stride == (1, 1):
-        taps, source, target = w[::-1, ::-1].swapaxes(2, 3), (1, 2 - top, 2 - left), (1, 0, 0)
+        source, target = (1, 2 - top, 2 - left), (1, 0, 0)
     else:
-        C, O = w.shape[2:]
-        phases = w.reshape(2, 2, 2, 2, C, O)[::-1, :, ::-1]                  # [1 - t, a, 1 - t', b, c, o]
-        taps = phases.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, O, 4 * C)
         source, target = (1, 1, 1), (2, top, left)
-    return _convolve(y, taps, b, source, target, out_hw, relu)
+    return _convolve(y, prepared.get(_scattering, w), b, source, target, out_hw, relu)
 
 
 def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
@@ -144,27 +142,42 @@ def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
     return w, y_sums.sum(0).astype(x.dtype) if sums_y else None
 
 
-def _folded_rows(w):
-    """w itself, or for 4x4 [t, a, t', b, c, o] as [t, t', (a, b, c), o]"""
+def _gathering(w):
+    """U for w itself, or for 4x4 [t, a, t', b, c, o] as [t, t', (a, b, c), o]"""
+    if len(w) == 4:
+        C, O = w.shape[2:]
+        w = w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * C, O)
+    return _transformed(w)
+
+
+def _scattering(w):
+    """U for w turned round, or for 4x4 [t, a, t', b, c, o] as [1 - t, 1 - t', o, (a, b, c)]"""
     if len(w) == 3:
-        return w
+        return _transformed(w[::-1, ::-1].swapaxes(2, 3))
     C, O = w.shape[2:]
-    return w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * C, O)
+    phases = w.reshape(2, 2, 2, 2, C, O)[::-1, :, ::-1]
+    return _transformed(phases.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, O, 4 * C))
 
 
-def _convolve(x, taps, b, source, target, out_hw, relu, pool=False):
+def _transformed(taps):
+    U = empty((N, N, *taps.shape[2:]), taps.dtype)
+    transform_weights(aligned(taps), U)
+    return U
+
+
+def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
-    r, _, rows, columns = taps.shape
+    _, _, rows, columns = U.shape
     s = target[0]
+    r = 3 if source[0] == s == 1 else 2
     x = np.ascontiguousarray(x)
     y = empty((len(x), *(n // 2 if pool else n for n in out_hw), columns // s**2), x.dtype)
     places = empty(y.shape if pool else (0, 0, 0, 0), np.uint8)
-    U = empty((N, N, rows, columns), x.dtype)
-    transform_weights(aligned(taps), U)
     m = N + 1 - r
     grid = tuple(-(-(size + before) // (s * m)) for size, before in zip(out_hw, target[1:], strict=True))
     total = len(x) * math.prod(grid)
-    tiles = max(8, min(64, _tiles_at_once(rows, columns, 2), total // TASKS) // 8 * 8)
+    wanted = numba.get_num_threads() * (TASKS if U.nbytes <= CACHE else 1)     # each task reads all of U
+    tiles = max(8, min(64, _tiles_at_once(rows, columns, 2) // 8 * 8, -(-total // (8 * wanted)) * 8))
     checks = zeros((-(-total // tiles), LANES), x.dtype)
     scratch = _scratch(tiles, rows, columns, max((source[0] * N)**2 * x.shape[3], (s * m)**2 * y.shape[3]))
     bias = np.zeros(y.shape[3], x.dtype) if b is None else np.ascontiguousarray(b)

@@ -32,11 +32,10 @@ import functools
 from fractions import Fraction
 
 import numpy as np
-from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.tile import I64, VECTOR_BYTES, Operand, Vector
+from tinynet.kernels.tile import VECTOR_BYTES, Operand, Vector, unknown
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2))  # and infinity
 N = len(POINTS) + 1
@@ -219,7 +218,7 @@ def _store(vector, lines, y):
 def _places(operand, size):
     """The addresses of size x size places, each a step on from the one before."""
     builder = operand.builder
-    down, across = (_unknown(builder, step) for step in operand.steps)
+    down, across = (unknown(builder, step) for step in operand.steps)
     lines, start = [], operand.start
     for _ in range(size):
         line = [start]
@@ -228,15 +227,6 @@ def _places(operand, size):
         lines.append(line)
         start = builder.gep(start, [down])
     return lines
-
-
-def _unknown(builder, number):
-    """The same number, of which LLVM thinks that it could be another one each time.
-
-    Or else it would compute all addresses before the loop: more than there are registers, each then to be loaded.
-    """
-    same = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0", side_effect=True)
-    return builder.call(same, [number])
 
 
 def _combine(vector, matrix, values):

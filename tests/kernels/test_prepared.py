@@ -1,0 +1,84 @@
+"""What is kept for weights: found again while they are the same, to the bit, and never when they are not."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+import tinynet as tn
+from tinynet.kernels import prepared, winograd
+from tinynet.kernels.prepared import Prepared
+
+
+def counted():
+    calls = []
+
+    def compute(w, factor=2):
+        calls.append(factor)
+        return factor * w
+
+    return compute, calls
+
+
+def test_kept_from_the_second_time_on():
+    compute, calls = counted()
+    kept, w = Prepared(), np.arange(1000, dtype=np.float32)
+    results = [kept.get(compute, w) for _ in range(4)]
+    assert len(calls) == 2 and results[1] is results[2] is results[3]
+    kept.get(compute, w.copy())                         # the values count, not the array
+    assert len(calls) == 2
+    kept.get(compute, w, 3)
+    assert calls == [2, 2, 3]
+
+
+def test_any_change_is_noticed():
+    compute, calls = counted()
+    kept, w = Prepared(), np.zeros(1000, np.float32)
+    for _ in range(3):
+        kept.get(compute, w)
+    for place, value in ((777, 1e-30), (999, np.nan), (3, -0.0)):
+        w[place] = value
+        np.testing.assert_array_equal(kept.get(compute, w), 2 * w)
+    assert len(calls) == 5
+
+
+def test_new_weights_each_time_keep_nothing():
+    compute, _ = counted()
+    kept = Prepared()
+    for step in range(3 * prepared.MOST_SAMPLES):
+        kept.get(compute, np.full(100, step, np.float32))
+    assert not kept.results and len(kept.samples) == prepared.MOST_SAMPLES
+
+
+def test_bounded(monkeypatch):
+    compute, _ = counted()
+    kept, many = Prepared(), [np.full(100, i, np.float32) for i in range(10)]
+    monkeypatch.setattr(prepared, "MOST_BYTES", 5 * 800)
+    for w in many * 3:
+        np.testing.assert_array_equal(kept.get(compute, w), 2 * w)
+        assert kept.bytes == sum(size for *_, size in kept.results.values()) <= prepared.MOST_BYTES
+    kept.get(compute, np.ones(10_000, np.float32))
+    assert kept.bytes <= prepared.MOST_BYTES
+
+
+def test_threads():
+    compute, _ = counted()
+    kept, many = Prepared(), [np.full(100, i, np.float32) for i in range(10)]
+    with ThreadPoolExecutor(8) as pool:
+        for w, result in pool.map(lambda w: (w, kept.get(compute, w)), many * 50):
+            np.testing.assert_array_equal(result, 2 * w)
+    assert kept.bytes == sum(size for *_, size in kept.results.values())
+
+
+def test_convolution_follows_its_weights(monkeypatch):
+    """Weights that are written into in place, as optimisers do, between calls."""
+    monkeypatch.setattr(winograd, "prepared", Prepared())
+    rng = np.random.default_rng(0)
+    x, w = rng.random((1, 8, 8, 32), np.float32), rng.random((3, 3, 32, 32), np.float32)
+    for change in (0, 0, 0, 0.5, 0, 0, 0):
+        w[1, 1, 17, 5] += change
+        for conv in (tn.conv2d, tn.conv_transpose2d):
+            y = conv(x, w, padding=1).numpy()
+            with tn.exact_convolution():
+                exact = conv(x, w, padding=1).numpy()
+            assert abs(y - exact).max() < 2e-5 * abs(exact).max()
+    assert len(winograd.prepared.results) == 2          # those after the change took the place of those before

@@ -1,0 +1,79 @@
+"""What is computed from weights before they are used, kept for as long as they stay the same.
+
+Winograd's way needs the weights transformed. For a batch that takes next to no time; for a single image it can take as
+long as the convolution. In training the weights change at each step. But in evaluation they are the same each time, and
+then the transformed ones are, too.
+
+How to know that they are the same? Anybody may write into an array, at any time, without telling. So nothing is
+assumed: a copy of the weights is kept, too, and compared, all of it, which is quick: 10 GB/s or more. To keep something
+for each training step in vain would cost memory, so a result is kept only when the same weights come a second time, as
+far as a sample of them tells.
+"""
+
+import threading
+from collections import OrderedDict
+
+import numpy as np
+
+MOST_BYTES = 1 << 26            # of all that is kept
+MOST_SAMPLES = 256              # of weights that came once
+SAMPLE = 64                     # numbers
+
+
+class Prepared:
+    """The results, those used last at the end."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.samples = OrderedDict()    # key -> None
+        self.results = OrderedDict()    # key -> (a copy of the weights, the result, bytes of both)
+        self.bytes = 0
+
+    def get(self, compute, w, *arguments):
+        """compute(w, *arguments), an array that nobody may write into.
+
+        >>> prepared = Prepared()
+        >>> w = np.ones(3, np.float32)
+        >>> doubled = [prepared.get(lambda w: 2 * w, w) for _ in range(3)]
+        >>> w[0] = 5
+        >>> doubled[1] is doubled[2], prepared.get(lambda w: 2 * w, w)[0] == 10
+        (False, np.True_)
+        """
+        flat = np.ascontiguousarray(w).reshape(-1)
+        key = compute, arguments, w.shape, w.dtype, flat[::max(1, flat.size // SAMPLE)].tobytes()
+        with self.lock:
+            entry = self.results.get(key)
+        if entry is not None and _same_bytes(entry[0], flat):
+            with self.lock:
+                if key in self.results:
+                    self.results.move_to_end(key)
+            return entry[1]
+        result = compute(w, *arguments)
+        with self.lock:
+            if key in self.samples:
+                self._keep(key, flat.copy(), result)
+            else:
+                self.samples[key] = None
+                if len(self.samples) > MOST_SAMPLES:
+                    self.samples.popitem(last=False)
+        return result
+
+    def _keep(self, key, w, result):
+        if key in self.results:
+            self.bytes -= self.results.pop(key)[2]
+        size = w.nbytes + result.nbytes
+        if size > MOST_BYTES:
+            return
+        self.results[key] = w, result, size
+        self.bytes += size
+        while self.bytes > MOST_BYTES:
+            self.bytes -= self.results.popitem(last=False)[1][2]
+
+
+def _same_bytes(a, b):
+    """Bytes, not numbers: -0 is not 0, and NaN is NaN."""
+    integer = f"u{a.itemsize}"
+    return np.array_equal(a.view(integer), b.view(integer))
+
+
+prepared = Prepared()
