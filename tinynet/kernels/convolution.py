@@ -50,7 +50,7 @@ ROWS = 8                        # of pixels a task, read into its scratch: they 
 COLUMNS = 64                    # output channels at least, where a task does not do all of them
 TASKS = 16                      # wanted at least
 LANES = VECTOR_BYTES // 4        # of a vector of float32
-LEAST_WORK = 2 ** 23            # multiplications, to set up windows of several pixels; that takes 15 us
+LEAST_WORK = 2 ** 20            # multiplications for an image, to set up windows of several pixels; that takes 15 us
 
 
 def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
@@ -208,7 +208,7 @@ def _correlate(source, weights, bias, axes, groups, group_step, size, relu=False
     weights (KH, KW, rows, columns): those of a group begin group_step elements after those of the one before.
     relu and pool as in gather.
     """
-    work = len(source) * math.prod(size) * math.prod(weights.shape[:3])
+    work = math.prod(size) * math.prod(weights.shape[:3])
     pixels = _pixels_at_once(axes[1], size[2], size[1]) if groups == 1 and work > LEAST_WORK else 1
     if pixels > 1:
         target = _correlate_side_by_side(pixels, source, weights, bias, axes, size, relu)
