@@ -1,6 +1,8 @@
-"""Matrix products whose sums are cut into parts by the shapes alone: the same bits for any number of threads.
+"""Matrix products whose sums are cut into parts by K and N alone: the same bits for any number of threads and rows.
 
     C[i, j] = sum over k of A[i, k] * B[k, j]            A (M, K), B (K, N), C (M, N)
+
+(The rows are the images of a batch: what an image gives must not depend on the others.)
 
 The register tile (tile.py) walks over A in any steps, so a transposed A costs nothing. It needs B's columns
 side by side, so a transposed B is the other case. Then either B is copied, or C.T = B.T @ A.T is computed,
@@ -20,7 +22,7 @@ from tinynet.kernels.tile import ONE, STAY, block
 # A task is ROWS x COLUMNS of C and goes over K by DEPTH: so much of B (128 KB in float32) stays in the second
 # cache.
 ROWS, COLUMNS, DEPTH = 64, 128, 256
-TASKS = 16                      # wanted at least: where C is too small for so many, K is cut into parts
+TASKS = 8                       # wanted at least: where a row of C is too short for so many, K is cut into parts
 
 
 def matmul(a, b):
@@ -45,41 +47,47 @@ def sum_parts(parts):
 
 def _product(a, b):
     """matmul for three axes"""
-    (batch, M, K), N = a.shape, b.shape[2]
+    (batch, _, K), N = a.shape, b.shape[2]
+    parts = max(1, min(-(-TASKS * COLUMNS // max(1, N)), TASKS, K // DEPTH))
     if batch == 1 and K > 0:
-        c = _product_with_vector(a[0], b[0])
+        c = _product_with_vector(a[0], b[0], parts)
         if c is not None:
             return c[None]
-    b_flat, b_k, b_column = _flat(b)
-    if b_column != 1:
-        if M * (K + N) < K * N:
-            return _turned(_product(b.swapaxes(1, 2), _turned(a)))
-        b_flat, b_k = aligned(b).reshape(-1), N
-    a_flat, a_row, a_k = _flat(a)
-    tasks = batch * -(-M // ROWS) * -(-N // COLUMNS)
-    parts = _parts(tasks, K)
-    c = empty((parts, batch, M, N), a.dtype)
-    multiply(a_flat, a_row, a_k, b_flat, b_k, np.zeros(N, a.dtype), c, K)
-    return c[0] if parts == 1 else sum_parts(c)
+    return _in_parts(a, b, parts)
 
 
-def _product_with_vector(a, b):
+def _product_with_vector(a, b, parts):
     """a @ b where one of them has so few rows or columns that it is a case for vectors.py, else None"""
     (M, K), N = a.shape, b.shape[1]
     if K == 1:
         return vectors.outer(a.reshape(-1), b.reshape(-1))
+    if N == 1 and a.flags.c_contiguous:
+        return vectors.times_transposed(b.reshape(1, K), a).reshape(M, 1)
+    if N == 1 and a.T.flags.c_contiguous:
+        return _sum(vectors.row_times(b.reshape(-1), a.T, parts)).reshape(M, 1)
     if M <= vectors.FEW and b.T.flags.c_contiguous and not b.flags.c_contiguous:
         return vectors.times_transposed(np.ascontiguousarray(a), b.T)
     if M == 1 and b.flags.c_contiguous:
-        parts = vectors.row_times(a.reshape(-1), b, _parts(-(-N // COLUMNS), K))
-        return parts if len(parts) == 1 else sum_parts(parts)[None]
-    if N == 1 < M and (a.flags.c_contiguous or a.T.flags.c_contiguous):
-        return _product_with_vector(b.reshape(1, K), a.T).reshape(M, 1)
+        return _sum(vectors.row_times(a.reshape(-1), b, parts))[None]
     return None
 
 
-def _parts(tasks, K):
-    return max(1, min(-(-TASKS // max(1, tasks)), K // DEPTH))
+def _in_parts(a, b, parts):
+    """a @ b on the tile"""
+    (batch, M, K), N = a.shape, b.shape[2]
+    b_flat, b_k, b_column = _flat(b)
+    if b_column != 1:
+        if M * (K + N) < K * N:
+            return _turned(_in_parts(b.swapaxes(1, 2), _turned(a), parts))
+        b_flat, b_k = aligned(b).reshape(-1), N
+    a_flat, a_row, a_k = _flat(a)
+    c = empty((parts, batch, M, N), a.dtype)
+    multiply(a_flat, a_row, a_k, b_flat, b_k, np.zeros(N, a.dtype), c, K)
+    return _sum(c)
+
+
+def _sum(parts):
+    return parts[0] if len(parts) == 1 else sum_parts(parts)
 
 
 def _turned(a):
