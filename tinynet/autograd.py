@@ -97,10 +97,14 @@ class Op:
     keeps: what backward reads: names of forward's arguments, and "output". They are there as `self.x`, `self.output`.
     broadcasts: the inputs may differ in shape by NumPy's rules; the engine sums their gradients back to their shapes.
     needs: a bool per argument of forward, set before forward runs: will its gradient be asked for?
+    gives_new: backward's gradients are arrays just made, of which nobody else knows.
+    may_overwrite: set before backward runs: gy is such an array, and nobody will read it afterwards.
     """
 
     keeps = ()
     broadcasts = False
+    gives_new = False
+    may_overwrite = False
     arguments = ()  # the names of forward's arguments
     freed = False
     parents = ()
@@ -262,6 +266,7 @@ def propagate(outputs, gradients, targets=None, create_graph=False, retain_graph
     wanted = None if targets is None else {node(t) for t in targets}
     useful = set(order) if wanted is None else _leading_to(wanted, order)
     found, arrived = {}, {}  # gradients of the targets; gradients on their way
+    ours = set()  # the nodes whose gradient on its way is known to nobody else
     with _switched("recording", create_graph):
         for output, g in zip(outputs, gradients, strict=True):
             _add(arrived, node(output), g)
@@ -274,8 +279,10 @@ def propagate(outputs, gradients, targets=None, create_graph=False, retain_graph
                     n.accumulate_grad(g)
                 continue
             if g is not None and n in useful:
+                n.may_overwrite = n in ours and n not in found and not (create_graph or _mode.anomaly)
                 for parent, gx in zip(n.parents, _run(n, g, useful), strict=False):
                     if gx is not None:
+                        (ours.add if n.gives_new and parent not in arrived else ours.discard)(parent)
                         _add(arrived, parent, gx)
             if not retain_graph:
                 n._free()

@@ -30,9 +30,13 @@ def relu(x):
     return np.maximum(x, 0) if x.size < LARGE else apply(elementwise.RELU, x, x)
 
 
-def relu_grad(gy, y):
-    """gy where y > 0 (or y is NaN), else 0: the gradient of y = relu(x) in x, as a function of y."""
-    return np.where(y <= 0, y.dtype.type(0), gy) if y.size < LARGE else apply(elementwise.RELU_GRAD, gy, y)
+def relu_grad(gy, y, out=None):
+    """gy where y > 0 (or y is NaN), else 0: the gradient of y = relu(x) in x, as a function of y. out may be gy."""
+    if y.size >= LARGE:
+        return apply(elementwise.RELU_GRAD, gy, y, out=out)
+    gx = gy.copy() if out is None else out
+    gx[y <= 0] = 0
+    return gx
 
 
 def sigmoid(x):

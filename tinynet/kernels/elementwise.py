@@ -56,9 +56,12 @@ def _is_repeated(short, long):
     return short.ndim <= long.ndim and trimmed == long.shape[-len(trimmed) :] and 0 < short.size <= CHUNK
 
 
-def apply(code, x, y, factor=1.0, bound=1.0):
-    """z = f(x, y) for the function with this number; y has the shape of x, or is a row that x repeats."""
-    z = empty(x.shape, x.dtype)
+def apply(code, x, y, factor=1.0, bound=1.0, out=None):
+    """z = f(x, y) for the function with this number; y has the shape of x, or is a row that x repeats.
+
+    out: where z is written; x itself, if it is contiguous, or a new array if None.
+    """
+    z = empty(x.shape, x.dtype) if out is None else out
     number = x.dtype.type
     x, y = np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(y).reshape(-1)
     _elementwise(code, x, y, number(factor), number(bound), z.reshape(-1))

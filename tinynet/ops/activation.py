@@ -26,12 +26,18 @@ class Relu(Op):
 
 
 class ReluGrad(Op):
-    """gx = gy [y > 0]: linear in gy, and its own adjoint; in y it is flat, a step apart"""
+    """gx = gy [y > 0]: linear in gy, and its own adjoint; in y it is flat, a step apart
+
+    in_place: gx is written over gy, which spares an array as large as the images.
+    """
 
     keeps = ("y",)
 
+    def __init__(self, in_place=False):
+        self.in_place = in_place
+
     def forward(self, gy, y):
-        return kernels.relu_grad(gy, y)
+        return kernels.relu_grad(gy, y, out=gy if self.in_place else None)
 
     def backward(self, ggx):
         return ReluGrad()(ggx, self.y), None

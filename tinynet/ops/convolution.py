@@ -42,6 +42,8 @@ NOTHING = Then()
 class Gather(Op):
     """z = x * w + b,  y = then(z);  gx = Scatter(gz, w),  gw = WeightGradient(x, gz),  gb = sum gz over the pixels"""
 
+    gives_new = True
+
     def __init__(self, geometry, out_hw, then=NOTHING):
         self.geometry, self.out_hw, self.then = geometry, out_hw, then
         self.keeps = ("x", "w", "output") if then.relu else ("x", "w")
@@ -68,7 +70,7 @@ class Gather(Op):
     def _through_then(self, gy):
         """The gradient of z: the ReLU's gate first, then back to where the largest pixels stood."""
         if self.then.relu:
-            gy = ReluGrad()(gy, self.output.detach())
+            gy = ReluGrad(self.may_overwrite)(gy, self.output.detach())
         if self.then.pool:
             _, *half, channels = gy.shape
             window = Window((2, 2), (2, 2), (0, 0), tuple(half))
@@ -78,6 +80,8 @@ class Gather(Op):
 
 class Scatter(Op):
     """z = y spread by w, + b,  x = relu(z) or z;  gy = Gather(gz, w),  gw = WeightGradient(gz, y),  gb = sum gz"""
+
+    gives_new = True
 
     def __init__(self, geometry, out_hw, relu=False):
         self.geometry, self.out_hw, self.relu = geometry, out_hw, relu
@@ -90,7 +94,7 @@ class Scatter(Op):
     def backward(self, gx):
         needs_y, needs_w, needs_b = self.needs
         if self.relu:
-            gx = ReluGrad()(gx, self.output.detach())
+            gx = ReluGrad(self.may_overwrite)(gx, self.output.detach())
         gy = Gather(self.geometry, self.y_hw)(gx, self.w) if needs_y else None
         gw = WeightGradient(self.geometry, self.w_hw)(gx, self.y) if needs_w else None
         return gy, gw, gx.sum((0, 1, 2)) if needs_b else None
