@@ -30,11 +30,11 @@ def relu(x):
     return np.maximum(x, 0) if x.size < LARGE else apply(elementwise.RELU, x, x)
 
 
-def relu_grad(gy, y, out=None):
-    """gy where y > 0 (or y is NaN), else 0: the gradient of y = relu(x) in x, as a function of y. out may be gy."""
+def relu_grad(gy, y, in_place=False):
+    """gy where y > 0 (or y is NaN), else 0: the gradient of y = relu(x) in x, as a function of y."""
     if y.size >= LARGE:
-        return apply(elementwise.RELU_GRAD, gy, y, out=out)
-    gx = gy.copy() if out is None else out
+        return apply(elementwise.GATE, y, y, out=gy) if in_place else apply(elementwise.RELU_GRAD, gy, y)
+    gx = gy if in_place else gy.copy()
     gx[y <= 0] = 0
     return gx
 

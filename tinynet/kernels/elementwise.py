@@ -17,7 +17,7 @@ CHUNK = 8192  # elements that are dealt with at a time: three arrays of them lie
 CHUNKS = 8  # that one thread takes at a time
 
 ADD, SUBTRACT, MULTIPLY, RELU, RELU_GRAD, SIGMOID_GRAD, TANH_GRAD = range(7)
-SQUARE_SLOPE, ABSOLUTE_SLOPE, HUBER_SLOPE = range(7, 10)
+SQUARE_SLOPE, ABSOLUTE_SLOPE, HUBER_SLOPE, GATE = range(7, 11)
 
 
 def add(x, y):
@@ -59,7 +59,7 @@ def _is_repeated(short, long):
 def apply(code, x, y, factor=1.0, bound=1.0, out=None):
     """z = f(x, y) for the function with this number; y has the shape of x, or is a row that x repeats.
 
-    out: where z is written; x itself, if it is contiguous, or a new array if None.
+    out: the contiguous array z, whose values GATE changes; not x or y, or the loops would not be vectorised.
     """
     z = empty(x.shape, x.dtype) if out is None else out
     number = x.dtype.type
@@ -110,6 +110,9 @@ def _apply(code, a, b, factor, bound, c):
     elif code == RELU_GRAD:
         for i in range(n):
             c[i] = zero if b[i] <= 0 else a[i]
+    elif code == GATE:
+        for i in range(n):
+            c[i] = zero if a[i] <= 0 else c[i]
     elif code == SIGMOID_GRAD:
         for i in range(n):
             c[i] = a[i] * (b[i] * (one - b[i]))

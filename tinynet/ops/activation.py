@@ -37,7 +37,7 @@ class ReluGrad(Op):
         self.in_place = in_place
 
     def forward(self, gy, y):
-        return kernels.relu_grad(gy, y, out=gy if self.in_place else None)
+        return kernels.relu_grad(gy, y, self.in_place)
 
     def backward(self, ggx):
         return ReluGrad()(ggx, self.y), None
