@@ -24,8 +24,8 @@ channels, a pixel's window starts at j*s*C, its tap v at v*d*C, its channel c at
 tile (tile.py). Its rows are pixels, its columns output channels, and its sum runs over u, v and c. For the
 weight gradient, its rows are u, v and c, and its sum runs over pixels.
 
-Groups of few channels are the business of depthwise.py. Where it is faster, winograd.py computes the same
-with fewer multiplications.
+Groups of few channels are the business of depthwise.py, and few outputs that of few_outputs.py. Where it is faster,
+winograd.py computes the same with fewer multiplications.
 
     N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y
     groups: each from C/groups to O/groups channels
@@ -36,7 +36,7 @@ import math
 import numba
 import numpy as np
 
-from tinynet.kernels import depthwise, winograd
+from tinynet.kernels import depthwise, few_outputs, winograd
 from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
@@ -68,6 +68,9 @@ def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
         y = winograd.gather(x, w, b, geometry, out_hw, relu, pool)
         if y is not None:
             return y
+    if few_outputs.pays(w.shape, geometry):
+        (top, _), (left, _) = geometry.padding
+        return _finished(few_outputs.gather(x, w, b, (top, left), out_hw), relu, pool)
     axes = tuple(_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     O, groups = w.shape[3], geometry.groups
     size = *out_hw, O
@@ -97,8 +100,12 @@ def scatter(y, w, b, geometry, out_hw, relu=False):
         x = winograd.scatter(y, w, b, geometry, out_hw, relu)
         if x is not None:
             return x
-    axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     KH, KW, CG, O = w.shape
+    if few_outputs.pays((KH, KW, O, CG), geometry):
+        (top, _), (left, _) = geometry.padding
+        turned, before = w[::-1, ::-1].swapaxes(2, 3), (KH - 1 - top, KW - 1 - left)
+        return _finished(few_outputs.gather(y, turned, b, before, out_hw), relu, False)
+    axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     groups, OG = geometry.groups, O // geometry.groups
     size = *out_hw, CG * groups
     if depthwise.pays(CG, OG, groups):
@@ -131,16 +138,16 @@ def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
         axes = tuple(_gather_axis(*each) for each in _by_axis(kernel_hw, geometry))
         w = depthwise.weight_gradient(x, y, axes, groups, kernel_hw)
         return w, sum_rows(y.reshape(-1, O)) if sums_y else None
-    few_outputs = groups == geometry.dilation[1] == 1 and O <= LANES and max(O, FLAT_ROWS) < KW * CG
-    shape = (KH, O, KW, CG) if few_outputs else (KH, KW, CG, O)
+    is_narrow = groups == geometry.dilation[1] == 1 and O <= LANES and max(O, FLAT_ROWS) < KW * CG
+    shape = (KH, O, KW, CG) if is_narrow else (KH, KW, CG, O)
     most = max(1, MOST_PARTIAL_WEIGHTS // math.prod(shape))
     rows = max(1, min(y.shape[1], max(ROWS, PIXELS_AT_ONCE // max(1, y.shape[2]))))
     parts = zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // rows))), *shape), x.dtype)
     columns = _columns_per_task(O // groups, len(parts))
     window = _window(x, y, kernel_hw, geometry, rows)
-    add_weights(x, y, parts, window, columns, few_outputs, numba.get_num_threads())
+    add_weights(x, y, parts, window, columns, is_narrow, numba.get_num_threads())
     w = parts[0] if len(parts) == 1 else sum_parts(parts)
-    w = np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if few_outputs else w
+    w = np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if is_narrow else w
     return w, sum_rows(y.reshape(-1, O)) if sums_y else None
 
 
@@ -410,7 +417,7 @@ def _window(x, y, kernel_hw, geometry, rows):
 
 
 @kernel
-def add_weights(x, y, parts, window, columns, few_outputs, lanes):
+def add_weights(x, y, parts, window, columns, is_narrow, lanes):
     """parts[p] += the sum over the p-th part of all blocks of rows of y; a task is some columns of a part"""
     _, _, _, _, _, _, _, _, groups, _, width, height = window
     splits = (y.shape[3] // groups + columns - 1) // columns
@@ -418,11 +425,11 @@ def add_weights(x, y, parts, window, columns, few_outputs, lanes):
         scratch = np.empty(height * width * x.shape[3], x.dtype)
         for task in range(np.int64(lane), len(parts) * splits, lanes):
             p, o = task // splits, task % splits * columns
-            _add_part(x, y, parts, p, o, columns, few_outputs, scratch, window)
+            _add_part(x, y, parts, p, o, columns, is_narrow, scratch, window)
 
 
 @inner
-def _add_part(x, y, parts, p, o, columns, few_outputs, scratch, window):
+def _add_part(x, y, parts, p, o, columns, is_narrow, scratch, window):
     KH, _, sh, _, top, left, dh, _, _, rows, width, height = window
     N, H, _, C = x.shape
     _, OH, OW, _ = y.shape
@@ -440,11 +447,11 @@ def _add_part(x, y, parts, p, o, columns, few_outputs, scratch, window):
             lines, origin = x.reshape(-1), (n * H + h0) * width * C
         for i in range(i0, i1, at_once):
             here = lines, origin + (i - i0) * sh * width * C, width * C, C
-            _add_rows((n, i, min(at_once, i1 - i)), here, y, sums, window, o, columns, few_outputs)
+            _add_rows((n, i, min(at_once, i1 - i)), here, y, sums, window, o, columns, is_narrow)
 
 
 @inner
-def _add_rows(place, lines, y, sums, window, o, columns, few_outputs):
+def _add_rows(place, lines, y, sums, window, o, columns, is_narrow):
     """sums[u,v,c,o] += sum_ij x[i*sh + u*dh, j*sw + v*dw, c] y[i,j,o] over some rows i, group by group
 
     With few outputs, sums[u,o,v,c]: the tile's rows are o, its columns v and c (32 channels to 3: 5 times as
@@ -459,8 +466,8 @@ def _add_rows(place, lines, y, sums, window, o, columns, few_outputs):
     taps, inner_rows = KW, CG
     if groups == dw == 1:                                    # the taps are neighbours: v and c are one
         taps, inner_rows = 1, KW * CG
-    for step in range(KH if few_outputs else groups * taps):
-        if few_outputs:
+    for step in range(KH if is_narrow else groups * taps):
+        if is_narrow:
             a = flat, from_y, STAY, NEXT, OW * O, STAY, O
             b = x, at + step * dh * pitch, sh * pitch, STAY, sw * C
             c = sums, step * O * KW * C, STAY, KW * C
