@@ -7,7 +7,8 @@
 A mutant is the syntax tree of a file with one node changed: `<` to `<=`, `+` to `-`, a number by one, a condition
 negated, two arguments exchanged, a statement or a gradient left out. For each, a process is forked from one that has
 all kernels loaded, imports tinynet with this one file changed, and runs the tests that mirror the file, up to the first
-that fails. (Before that, each file unchanged, where none may fail.) A mutant that no test kills is printed: a test is missing, or the change makes no difference.
+that fails. (Before that, with each file unchanged: none may fail.) A mutant that no test kills is printed: a test is
+missing, or the change makes no difference.
 """
 
 import argparse

@@ -15,10 +15,11 @@ import itertools
 import numpy as np
 
 
-def looks_like(analytic, numeric, wrong, g, jacobian):
+def looks_like(analytic, numeric, wrong, g, jacobian, others=()):
     """The mistake in words, or None: of the gradient `analytic` of an input, which should be `numeric`.
 
-    wrong: where they differ (bool, of their shape); g: the result's gradient; jacobian: (*result's axes, *input's axes).
+    wrong: where they differ (bool, of their shape); g: the result's gradient; jacobian: (*result's axes, *input's);
+    others: {number of another input: its gradient by backward}.
 
     >>> J = np.eye(3) * 2
     >>> looks_like(np.full(3, -2.0), np.full(3, 2.0), np.full(3, True), np.ones(3), J)
@@ -26,12 +27,15 @@ def looks_like(analytic, numeric, wrong, g, jacobian):
     """
     if not np.isfinite(numeric).all():
         return "a function that isn't finite here, nor are its differences"
-    if np.isnan(analytic).any():
-        return "a NaN made by backward, such as 0 * Inf or 0 / 0"
+    if not np.isfinite(analytic).all():
+        return "a NaN or Inf made by backward, such as 0 * Inf, 0 / 0 or 1 / 0"
     if not analytic.any():
         return "a gradient that doesn't arrive: a detached tensor, or None where there should be one"
-    # What is simple comes first; and the border before the sums: there few elements are wrong, which those would not do.
-    kinds = (_factor, _signs, _order, _border, _swapped, _summed, _one_term)
+    for number in others:
+        if _same(others[number], numeric):
+            return f"gradients handed to the wrong inputs: input {number} got this one"
+    # What is simple comes first; the border, for which no values are predicted, last.
+    kinds = (_factor, _signs, _order, _swapped, _summed, _one_term, _border)
     return next((found for kind in kinds if (found := kind(analytic, numeric, wrong, g, jacobian))), None)
 
 
@@ -79,19 +83,10 @@ def _order(analytic, numeric, wrong, g, jacobian):
             return f"a transposed array: the right values with the axes in the order {axes}"
     for a in long:
         for shift in (1, -1):
-            kept, source = (_along(numeric.ndim, a, slice(s, None) if s > 0 else slice(None, s)) for s in (shift, -shift))
+            parts = (slice(s, None) if s > 0 else slice(None, s) for s in (shift, -shift))
+            kept, source = (_along(numeric.ndim, a, part) for part in parts)
             if numeric.shape[a] > 2 and numeric[source].any() and _same(analytic[kept], numeric[source]):
                 return f"values that are shifted by one along axis {a}: off by one"
-    return None
-
-
-def _border(analytic, numeric, wrong, g, jacobian):
-    """Right inside, wrong at the first or last places along some axes."""
-    long = [a for a, n in enumerate(numeric.shape) if n > 2]
-    for axes in _subsets(long):
-        inner = tuple(slice(1, -1) if a in axes else slice(None) for a in range(wrong.ndim))
-        if not wrong[inner].any():
-            return f"a mistake at the border only, along {_names(axes)}: padding, or the last window"
     return None
 
 
@@ -138,6 +133,16 @@ def _one_term(analytic, numeric, wrong, g, jacobian):
     for which, rows in (("first", there.argmax(0)), ("last", len(terms) - 1 - there[::-1].argmax(0))):
         if _same(analytic.reshape(-1), terms[rows, columns]):
             return f"a value overwritten where it should be added (= for +=): only the {which} of several terms arrives"
+    return None
+
+
+def _border(analytic, numeric, wrong, g, jacobian):
+    """Right inside, wrong at the first or last one or two places along some axes."""
+    long = [a for a, n in enumerate(numeric.shape) if n > 2]
+    for depth, axes in itertools.product((1, 2), _subsets(long)):
+        inner = tuple(slice(depth, -depth) if a in axes else slice(None) for a in range(wrong.ndim))
+        if wrong[inner].size and not wrong[inner].any():
+            return f"a mistake at the border only, along {_names(axes)}: padding, or the last window"
     return None
 
 

@@ -68,24 +68,19 @@ def gradcheck(fn, inputs, *, fast=False):
     y = fn(*inputs)
     if not isinstance(y, Tensor):
         raise TypeError(f"gradcheck: fn returned a {type(y).__name__}, but must return a Tensor")
-    if not np.array_equal(y.array, fn(*inputs).array, equal_nan=True):
+    again = fn(*inputs)
+    if not np.array_equal(y.array, again.array, equal_nan=True):
         raise ValueError(
             "gradcheck: fn gave two different results for the same inputs, so that differences mean nothing; "
             "if it draws random numbers, let it call tn.manual_seed first"
         )
-    g = Tensor(_weights(y.shape, seed=0))
-    targets = [x for x in inputs if x.requires_grad]
-    analytic = propagate([y], [g], targets) if y.requires_grad else [None] * len(targets)
-    checked = iter(analytic)
-    for number, x in enumerate(inputs):
-        if x.requires_grad:
-            gx = next(checked)
-            gx = np.zeros(x.shape) if gx is None else gx.array
-            if gx.shape != x.shape:
-                raise GradientError(f"gradcheck: the gradient of input {number} has the shape {gx.shape}, not {x.shape}")
-            along = _Slopes(fn, inputs, number, g.array)
-            if not (fast and _directions_agree(along, gx)):
-                _check_elements(along, gx)
+    g = _weights(y.shape, seed=0)
+    analytic, doubled = _gradients(y, g, inputs), _gradients(again, -2 * g, inputs)
+    for number, gx in analytic.items():
+        _check_linear(number, gx, doubled[number])
+        slopes = _Slopes(fn, inputs, number, g)
+        if not (fast and _directions_agree(slopes, gx)):
+            _check_elements(slopes, analytic)
     return True
 
 
@@ -126,6 +121,28 @@ def _checked(name, inputs):
     return inputs
 
 
+def _gradients(y, g, inputs):
+    """{number of the input: its gradient by backward}"""
+    checked = {i: x for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad}
+    found = propagate([y], [Tensor(g)], list(checked.values())) if y.requires_grad else [None] * len(checked)
+    return {
+        i: np.zeros(x.shape) if gx is None else gx.array
+        for (i, x), gx in zip(checked.items(), found, strict=True)
+    }
+
+
+def _check_linear(number, gx, doubled):
+    """-2 times the result's gradient must give -2 times the input's: backward may not look at its sign or size."""
+    finite = np.isfinite(gx)
+    wrong = finite & ~(np.abs(doubled + 2 * np.where(finite, gx, 0)) <= 1e-9 * np.abs(gx[finite]).max(initial=0.0))
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise GradientError(
+            f"gradcheck: the gradient of input {number} isn't linear in the result's gradient: at {index} it is "
+            f"{gx[index]:.9g}, but {doubled[index]:.9g} for a result's gradient -2 times as large"
+        )
+
+
 def _weights(shape, seed):
     """A fixed gradient for the result, with no element near 0 and no two alike, so that no mistake hides."""
     rng = np.random.default_rng(seed)
@@ -139,6 +156,7 @@ class _Slopes:
         self.fn, self.inputs, self.number, self.g = fn, inputs, number, g
         self.x = inputs[number].array.copy()
         self.unit = np.maximum(1e-2, np.abs(self.x))  # steps are relative to the size of each element
+        self.here = self.terms(self.x)
 
     def terms(self, moved):
         """g fn, element by element: what doesn't change when x moves cancels exactly in differences."""
@@ -146,25 +164,28 @@ class _Slopes:
         return self.g * self.fn(*(x if i == self.number else v for i, v in enumerate(self.inputs))).array
 
     def along(self, direction):
-        """The slope by central differences, a part for each element of the result; and how uncertain their sum is."""
+        """By central differences: the slope, a part for each element of the result; how uncertain their sum is; and
+        whether the slopes to the left and to the right seem to differ, however small the step."""
 
         def quotient(h):
             up, down = self.terms(self.x + h * direction), self.terms(self.x - h * direction)
-            return (up - down) / (2 * h), np.abs(up).sum() + np.abs(down).sum()
+            gap = np.abs(((up - self.here) + (down - self.here)).sum()) / h
+            return (up - down) / (2 * h), np.abs(up).sum() + np.abs(down).sum(), gap
 
-        near, size = quotient(STEP)
-        far, _ = quotient(2 * STEP)
+        near, size, gap = quotient(STEP)
+        far, _, far_gap = quotient(2 * STEP)
         rounding = 4e-16 * size / STEP
         difference = near - far  # Richardson: the h^2 term taken out
-        return near + difference / 3, rounding + abs(difference.sum()) / 30
+        bent = gap > 0.75 * far_gap and gap > 10 * rounding  # in a smooth place it would be half as large
+        return near + difference / 3, rounding + abs(difference.sum()) / 30, bent
 
     def sides(self, direction):
-        """The slopes to the left and to the right with a step and a far smaller one, and the latter's rounding."""
-        here, found = self.terms(self.x), []
+        """(slope with a large step, slope with a small one) to the left and to the right, and the latter's rounding."""
+        fine, found = 2 * STEP / FINE, []
         for sign in (-1, 1):
-            for h in (STEP, STEP / FINE):
-                found.append(sign * (self.terms(self.x + sign * h * direction) - here).sum() / h)
-        return (*found, 8e-16 * np.abs(here).sum() * FINE / STEP)
+            moved = (self.terms(self.x + sign * h * direction) for h in (2 * STEP, fine))
+            found.append([sign * (y - self.here).sum() / h for y, h in zip(moved, (2 * STEP, fine), strict=True)])
+        return (*found, 8e-16 * np.abs(self.here).sum() / fine)
 
     def element(self, index):
         """The direction in which one element alone moves."""
@@ -177,24 +198,26 @@ def _directions_agree(slopes, analytic):
     """The fast check: whether backward's slopes and the differences agree along random directions."""
     for seed in range(DIRECTIONS):
         direction = _weights(slopes.x.shape, 100 + seed) * slopes.unit
-        parts, doubt = slopes.along(direction)
+        parts, doubt, bent = slopes.along(direction)
         expected, numeric = (analytic * direction).sum(), parts.sum()
         size = np.sqrt(((analytic * direction) ** 2).sum())  # the sum's own, if it weren't for cancellation
-        if not abs(expected - numeric) <= TOLERANCE * max(size, abs(numeric)) + doubt:
+        if bent or not (np.isfinite(size) and abs(expected - numeric) <= TOLERANCE * max(size, abs(numeric)) + doubt):
             return False
     return True
 
 
-def _check_elements(slopes, analytic):
+def _check_elements(slopes, gradients):
     """The exact check: every element of one input's gradient."""
-    scale, kinks = np.abs(analytic).max(initial=0.0), []
+    analytic = gradients[slopes.number]
+    scale, kinks = np.abs(analytic[np.isfinite(analytic)]).max(initial=0.0), []
     for index in np.ndindex(analytic.shape):
-        numeric, doubt, _ = _element(slopes, index)
-        if not _agree(analytic[index], numeric, doubt, scale):
-            sides = _kink(slopes, index, analytic[index])
-            if sides is None:
-                raise GradientError(_sentence(slopes, analytic, index, numeric, doubt))
+        numeric, doubt, bent, _ = _element(slopes, index)
+        agree = _agree(analytic[index], numeric, doubt, scale)
+        sides = None if agree and not bent else _kink(slopes, index, analytic[index])
+        if sides:
             kinks.append(f"{index} ({sides})")
+        elif not agree:
+            raise GradientError(_sentence(slopes, gradients, index, numeric, doubt))
     if not kinks:
         return
     named = f"gradcheck: input {slopes.number} lies on a kink at {', '.join(kinks[:8])}" + ", ..." * (len(kinks) > 8)
@@ -204,35 +227,41 @@ def _check_elements(slopes, analytic):
 
 
 def _element(slopes, index):
-    """The derivative in one element, how uncertain it is, and its parts for each element of the result."""
+    """The derivative in one element, how uncertain it is, whether there may be a kink, and the derivative's parts."""
     unit = slopes.unit[index]
-    parts, doubt = slopes.along(slopes.element(index))
-    return parts.sum() / unit, doubt / unit, parts / unit
+    parts, doubt, bent = slopes.along(slopes.element(index))
+    return parts.sum() / unit, doubt / unit, bent, parts / unit
 
 
 def _agree(analytic, numeric, doubt, scale):
-    largest = np.maximum(np.abs(analytic), np.abs(numeric))
-    return np.abs(analytic - numeric) <= TOLERANCE * largest + doubt + 1e-9 * scale
+    return np.abs(analytic - numeric) <= TOLERANCE * np.abs(numeric) + doubt + 1e-9 * scale
 
 
 def _kink(slopes, index, analytic):
-    """The slopes of the two sides in words, if they are apart and the gradient is one that they allow; else None."""
+    """The slopes of the two sides in words, if there is a kink and the gradient is one that it allows; else None."""
     unit = slopes.unit[index]
-    left_far, left, right_far, right, noise = (v / unit for v in slopes.sides(slopes.element(index)))
+    *sides, noise = slopes.sides(slopes.element(index))
+    (left_far, left), (right_far, right) = np.array(sides) / unit
+    noise /= unit
+    if not np.isfinite([*sides[0], *sides[1], analytic]).all():
+        return None
     slack = 1e-4 * (abs(left) + abs(right)) + noise
     settled = [s for far, s in ((left_far, left), (right_far, right)) if abs(s) <= 2 * abs(far) + noise]
-    if len(settled) == 2:
-        gap, far_gap = abs(right - left), abs(right_far - left_far)
-        if gap > slack and 0.5 * far_gap <= gap and min(settled) - slack <= analytic <= max(settled) + slack:
-            return f"slopes {left:.4g} and {right:.4g}"
-        return None
-    if settled and not abs(analytic - settled[0]) <= 1e-4 * abs(settled[0]) + noise:
-        return None
-    return f"a jump beside the slope {settled[0]:.4g}" if settled else "a jump" if np.isfinite(noise) else None
+    if len(settled) < 2:  # a jump: the quotient grows as the step shrinks
+        if not settled:
+            return "a jump"
+        slope = settled[0] + 0.0  # no -0
+        return f"a jump beside the slope {slope:.4g}" if abs(analytic - slope) <= 1e-4 * abs(slope) + noise else None
+    gap, far_gap = abs(right - left), abs(right_far - left_far)
+    at = gap > slack and gap >= far_gap / 2
+    close = far_gap > 100 * slack and not 0.5 < gap / far_gap * FINE < 2  # else smooth: proportional to the step
+    allowed = min(left, right) - slack <= analytic <= max(left, right) + slack
+    return f"slopes {left:.4g} and {right:.4g}" if (at or close) and allowed else None
 
 
-def _sentence(slopes, analytic, index, numeric, doubt):
+def _sentence(slopes, gradients, index, numeric, doubt):
     """What is wrong, and what it looks like."""
+    analytic = gradients[slopes.number]
     ratio = f"{analytic[index] / numeric:.6g}" if numeric else "undefined"
     text = (
         f"gradcheck: the gradient of input {slopes.number} at {index} is {analytic[index]:.9g} by backward, but "
@@ -242,7 +271,8 @@ def _sentence(slopes, analytic, index, numeric, doubt):
         return text
     columns = [_element(slopes, i) for i in np.ndindex(analytic.shape)]
     found, doubts = (np.reshape([c[k] for c in columns], analytic.shape) for k in (0, 1))
-    wrong = ~_agree(analytic, found, doubts, np.abs(analytic).max())
-    jacobian = np.stack([c[2] / slopes.g for c in columns], -1).reshape(slopes.g.shape + analytic.shape)
-    kind = looks_like(analytic, found, wrong, slopes.g, jacobian)
+    wrong = ~_agree(analytic, found, doubts, np.abs(found).max())
+    jacobian = np.stack([c[3] / slopes.g for c in columns], -1).reshape(slopes.g.shape + analytic.shape)
+    others = {i: gx for i, gx in gradients.items() if i != slopes.number}
+    kind = looks_like(analytic, found, wrong, slopes.g, jacobian, others)
     return f"{text}; {wrong.sum()} of {wrong.size} elements are wrong" + (f"; it looks like {kind}" if kind else "")
