@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet.autograd import Op
+from tinynet.autograd import Op, propagate
 
 
 def leaf(*values):
@@ -189,6 +189,20 @@ def test_grad_visits_only_what_leads_to_the_inputs():
     x, y = leaf(2.0), leaf(3.0)
     z = x * 5 + Forbidden()(y)
     assert tn.grad(z, x)[0].item() == 5
+
+
+def test_a_gradient_of_none_stops_there():
+    class Deaf(Op):
+        def forward(self, x, y):
+            return x * y
+
+        def backward(self, gz):
+            return gz * 3, None
+
+    x, y = leaf(2.0), leaf(5.0)
+    gx, gy = propagate([Deaf()(x * 1, y * 1) + y * 0], [leaf(1.0)], [x, y])
+    assert (gx.item(), gy.item()) == (3, 0)
+    assert propagate([Deaf()(x * 1, y * 1)], [leaf(1.0)], [y]) == [None]
 
 
 def test_two_dtypes_raise():
