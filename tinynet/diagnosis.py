@@ -56,7 +56,7 @@ def _factor(analytic, numeric, wrong, g, jacobian):
         return None
     if abs(c + 1) < 1e-4:
         return "the wrong sign"
-    counts = {g.size: "all elements of the result", analytic.size: "all elements of the input"}
+    counts = {analytic.size: "all elements of the input", g.size: "all elements of the result"}
     counts |= {n: f"the elements along axis {a} of the result" for a, n in enumerate(g.shape) if n not in counts}
     counts |= {n: f"the elements along axis {a} of the input" for a, n in enumerate(analytic.shape) if n not in counts}
     for n, which in counts.items():
