@@ -23,10 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["NUMBA_NUM_THREADS"] = "1"
-os.environ["NUMBA_THREADING_LAYER"] = "workqueue"  # the one that lives on in a forked child
-
-import pytest  # noqa: E402
+import pytest
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 90  # of computing, for the tests of a mutant; one that never ends counts as killed
@@ -58,8 +55,8 @@ class Mutator(ast.NodeTransformer):
         self.target, self.count, self.what, self.function = target, 0, None, None
 
     def visit(self, node):
-        if isinstance(node, ast.JoinedStr) or _is_text(node):
-            return node  # sentences and docstrings stay as they are
+        if isinstance(node, ast.JoinedStr) or _is_text(node) or isinstance(node, ast.keyword) and node.arg == "strict":
+            return node  # sentences and docstrings stay as they are; zip's `strict` makes no difference to right code
         function = self.function
         if isinstance(node, ast.FunctionDef):
             self.function = node.name
@@ -96,7 +93,9 @@ class Mutator(ast.NodeTransformer):
             yield _with(node, args=[second, first, *rest]), "the first two arguments exchanged"
         elif isinstance(node, ast.Return) and self.function == "backward":
             parts = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-            for i in range(len(parts)):
+            for i, part in enumerate(parts):
+                if isinstance(part, ast.Constant):
+                    continue
                 some = [ast.Constant(None) if i == j else p for j, p in enumerate(parts)]
                 yield _with(node, value=ast.Tuple(some, ast.Load())), f"gradient {i} left out"
         elif _can_go(node):
@@ -121,17 +120,17 @@ def _can_go(node):
     return isinstance(node, (ast.Expr, ast.Raise))
 
 
-def count(path):
+def count(source):
+    """How many mutants a source has."""
     mutator = Mutator()
-    mutator.visit(ast.parse(path.read_text()))
+    mutator.visit(ast.parse(source))
     return mutator.count
 
 
-def mutate(path, number):
-    """The changed file as code, and what was changed in it."""
+def mutate(source, number):
+    """The changed syntax tree, and what was changed in it."""
     mutator = Mutator(number)
-    tree = ast.fix_missing_locations(mutator.visit(ast.parse(path.read_text())))
-    return compile(tree, str(path), "exec"), mutator.what
+    return ast.fix_missing_locations(mutator.visit(ast.parse(source))), mutator.what
 
 
 class Changed(importlib.machinery.SourceFileLoader):
@@ -182,7 +181,8 @@ def in_child(work):
 
 
 def survives(path, number, tests):
-    code, what = mutate(path, number)
+    tree, what = mutate(path.read_text(), number)
+    code = compile(tree, str(path), "exec")
 
     def work():
         kernels = forget()
@@ -210,9 +210,10 @@ def main():
         *(p.relative_to(ROOT).as_posix() for p in sorted(ROOT.glob("tinynet/ops/*.py")) if p.name != "__init__.py"),
         "tinynet/autograd.py", "tinynet/tensor.py", "tinynet/operators.py", "tinynet/shapes.py",
     ]
+    os.environ |= {"NUMBA_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue"}  # that one lives on in a fork
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    mutants = [(name, i) for name in names for i in range(count(ROOT / name))]
+    mutants = [(name, i) for name in names for i in range(count((ROOT / name).read_text()))]
     print(f"{len(mutants)} mutants; loading all kernels", flush=True)
     if run(sorted({t for name in names for t in tests_of(name)})):
         sys.exit("the tests fail before anything is changed")

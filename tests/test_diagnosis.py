@@ -1,4 +1,4 @@
-"""What a wrong gradient looks like: each kind of mistake, made on purpose in a random Jacobian, and told by its words."""
+"""What a wrong gradient looks like: each kind of mistake, made with a random Jacobian, and told in words."""
 
 import numpy as np
 import pytest
