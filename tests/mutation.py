@@ -231,7 +231,7 @@ def main():
             print(f"{done} mutants, {done - len(survivors)} killed, {time.time() - begin:.0f} s", flush=True)
     for name in sorted({name for name, _ in mutants} - set(survivors)):
         if not survives(name, None)[0]:
-            sys.exit(f"{name}: its tests fail in a forked child though nothing is changed: it was not the mutants' fault")
+            sys.exit(f"{name}: its tests fail in a forked child though nothing is changed: no fault of the mutants")
     killed = len(mutants) - len(survivors)
     print(f"killed {killed} of {len(mutants)}: {killed / len(mutants):.1%}")
 

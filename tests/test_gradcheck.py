@@ -96,7 +96,7 @@ def test_fast_finds_one_wrong_element_of_thousands_and_says_which():
     factor = np.ones((70, 70))
     factor[31, 7] = 1.01
     x = tn.Tensor(np.random.default_rng(0).normal(size=(70, 70)), requires_grad=True)
-    with pytest.raises(tn.GradientError, match=r"at \(31, 7\) is .* ratio 1.01"):
+    with pytest.raises(tn.GradientError, match=r"at \(31, 7\) is .* ratio of 1.01$"):
         tn.gradcheck(lambda x: Faulty(lambda g, x: g * tn.Tensor(factor))(x), x, fast=True)
 
 
