@@ -205,6 +205,13 @@ def test_a_gradient_of_none_stops_there():
     assert propagate([Deaf()(x * 1, y * 1)], [leaf(1.0)], [y]) == [None]
 
 
+def test_a_kept_graph_gives_the_gradients_that_were_not_asked_for_before():
+    x, z = leaf(2.0), leaf(5.0)
+    y = x * z
+    assert tn.grad(y, x, create_graph=True)[0].item() == 5
+    assert tn.grad(y, z)[0].item() == 2
+
+
 def test_two_dtypes_raise():
     with pytest.raises(TypeError, match="x is float64, y is float32"):
         leaf(1.0) * tn.Tensor(np.ones(1, np.float32))

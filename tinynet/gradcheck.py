@@ -15,8 +15,9 @@ The difference quotient is uncertain by about eps |L| / h from rounding and f'''
 Kinks. At 0 a relu has the slope 0 to the left and 1 to the right; a central difference says 1/2, and backward may
 rightly say anything from 0 to 1. So where the two disagree, each side is looked at by itself, at two step sizes: in a
 smooth place the gap between the sides shrinks with the step, at a kink it stays. At a kink the gradient must lie
-between the slopes of the sides; where the function itself jumps on one side, it must be the slope of the other. Such
-elements are named in a KinkWarning, for they are checked less strictly; if an input has no others, that is an error.
+between the slopes of the sides; where the function itself jumps on one side, it must be the slope of the other; where
+it jumps on both, nothing can be said. Such elements are named in a KinkWarning, for they are checked less strictly; if
+an input has no others, that is an error.
 """
 
 import warnings
