@@ -17,8 +17,11 @@ def distinct(shape, seed=0):
     return np.random.default_rng(seed).permutation(values).reshape(shape)
 
 
-def check_op(fn, twin, inputs, *, rtol=1e-10, rtol32=1e-4):
-    """Hold `fn` (of Tensors) to `twin` (of ndarrays) at `inputs` (float64 ndarrays), and to all the rest."""
+def check_op(fn, twin, inputs, *, rtol=1e-10, rtol32=1e-4, fast=False, linear=()):
+    """Hold `fn` (of Tensors) to `twin` (of ndarrays) at `inputs` (float64 ndarrays), and to all the rest.
+
+    fast: as in tn.gradcheck; linear: the numbers of the inputs that fn is linear in (but for a constant).
+    """
     inputs = [np.asarray(x, np.float64) for x in inputs]
     expected = np.asarray(twin(*inputs))
     tensors = [tn.Tensor(x, requires_grad=True) for x in inputs]
@@ -26,10 +29,26 @@ def check_op(fn, twin, inputs, *, rtol=1e-10, rtol32=1e-4):
     assert y.dtype == np.float64
     assert y.shape == expected.shape, f"shape {y.shape}, but the twin's is {expected.shape}"
     check_close(y.numpy(), expected, rtol)
-    assert tn.gradcheck(fn, tensors)
-    assert tn.gradgradcheck(fn, tensors)
+    assert tn.gradcheck(fn, tensors, fast=fast)
+    assert tn.gradgradcheck(fn, tensors, fast=fast)
+    for number in linear:
+        check_adjoint(fn, inputs, number)
     check_float32(fn, expected, inputs, rtol32)
     check_nan(fn, twin, inputs)
+
+
+def check_adjoint(fn, inputs, number):
+    """Where fn is linear in an input, its gradient is the adjoint: <f(x) - f(0), y> = <x, gx(y)>, up to rounding."""
+    tensors = [tn.Tensor(x) for x in inputs]
+    at_zero = fn(*tensors[:number], tn.Tensor(np.zeros_like(inputs[number])), *tensors[number + 1 :]).numpy()
+    x = tn.Tensor(inputs[number], requires_grad=True)
+    f = fn(*tensors[:number], x, *tensors[number + 1 :])
+    y = draw(f.shape, seed=11)
+    (gx,) = tn.grad(f, x, y)
+    moved = f.numpy() - at_zero
+    size = np.linalg.norm(f.numpy()) * np.linalg.norm(y) + np.linalg.norm(at_zero) * np.linalg.norm(y)
+    left, right = np.vdot(moved, y), np.vdot(x.numpy(), gx.numpy())
+    assert abs(left - right) <= 1e-13 * size, f"input {number}: <f(x), y> is {left}, but <x, gx> is {right}"
 
 
 def check_float32(fn, expected, inputs, rtol=1e-4):

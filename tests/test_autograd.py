@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet.autograd import Op
+from tinynet.autograd import Op, propagate
 
 
 def leaf(*values):
@@ -191,6 +191,27 @@ def test_grad_visits_only_what_leads_to_the_inputs():
     assert tn.grad(z, x)[0].item() == 5
 
 
+def test_a_gradient_of_none_stops_there():
+    class Deaf(Op):
+        def forward(self, x, y):
+            return x * y
+
+        def backward(self, gz):
+            return gz * 3, None
+
+    x, y = leaf(2.0), leaf(5.0)
+    gx, gy = propagate([Deaf()(x * 1, y * 1) + y * 0], [leaf(1.0)], [x, y])
+    assert (gx.item(), gy.item()) == (3, 0)
+    assert propagate([Deaf()(x * 1, y * 1)], [leaf(1.0)], [y]) == [None]
+
+
+def test_a_kept_graph_gives_the_gradients_that_were_not_asked_for_before():
+    x, z = leaf(2.0), leaf(5.0)
+    y = x * z
+    assert tn.grad(y, x, create_graph=True)[0].item() == 5
+    assert tn.grad(y, z)[0].item() == 2
+
+
 def test_two_dtypes_raise():
     with pytest.raises(TypeError, match="x is float64, y is float32"):
         leaf(1.0) * tn.Tensor(np.ones(1, np.float32))
@@ -216,6 +237,13 @@ def test_detect_anomaly_names_op_and_line():
         y = tn.sqrt(x)
         with pytest.raises(FloatingPointError, match=r"Sqrt made a NaN or Inf in its backward .*test_autograd.py:\d+"):
             y.backward()
+
+
+def test_detect_anomaly_lets_finite_gradients_pass():
+    x, y = leaf(2.0), leaf(3.0)
+    with tn.detect_anomaly():
+        (tn.relu(x) * y.detach() + tn.maximum(x, y)).backward()  # ops with two gradients, with one, with None
+    assert (x.grad.item(), y.grad.item()) == (3, 1)
 
 
 def test_overflow_is_silent(recwarn):

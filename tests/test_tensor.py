@@ -166,6 +166,58 @@ def test_comparisons_are_plain_arrays():
     assert (x <= 1).tolist() == [True, False, False]
 
 
+def test_comparisons_at_equality():
+    x = tn.Tensor([1.0, 2.0, 3.0])
+    assert (x < 2).tolist() == [True, False, False]
+    assert (x <= 2).tolist() == [True, True, False]
+    assert (x > 2).tolist() == [False, False, True]
+    assert (x >= 2).tolist() == [False, True, True]
+    assert (x != 2).tolist() == [True, False, True]
+
+
+def test_numbers_and_arrays_on_the_left():
+    x, a = draw((2, 3), low=0.5, high=2.0), draw((2, 2), 1)
+    check_op(lambda x: 2 - x, lambda x: 2 - x, [x])
+    check_op(lambda x: 2 / x, lambda x: 2 / x, [x])
+    check_op(lambda x: a @ x, lambda x: a @ x, [x])
+    check_op(lambda x: a[:, :1] - x, lambda x: a[:, :1] - x, [x])
+
+
+def test_powers_of_numpy_numbers_and_of_zero():
+    x = tn.Tensor(np.zeros(2, np.float32), requires_grad=True)
+    assert (x ** np.float64(2)).dtype == np.float32
+    for p, slope in ((0, 0), (1, 1), (2, 0)):
+        (g,) = tn.grad((x**p).sum(), x)
+        assert g.data.tolist() == [slope, slope]
+
+
+def test_variance_of_a_sample():
+    x = draw((4, 3))
+    check_op(lambda x: x.var(0, ddof=1), lambda x: x.var(0, ddof=1), [x])
+    with pytest.raises(ValueError, match="4 elements along axis 0 are too few for ddof=4"):
+        tn.Tensor(x).var(0, ddof=4)
+
+
+def test_shapes_that_reshape_refuses_and_takes():
+    x = tn.Tensor(np.ones((2, 3)))
+    for shape in ((-1, -1), (-2, -3), (0, -1), (7,)):
+        with pytest.raises(ValueError, match="don't fit into"):
+            x.reshape(shape)
+    assert (x.flatten().shape, x.reshape(-1).shape, x.transpose(-1, 0).shape) == ((6,), (6,), (3, 2))
+    assert tn.Tensor(np.ones((0, 3))).reshape(3, 0).shape == (3, 0)
+
+
+def test_matmul_names_the_axis():
+    a = tn.Tensor(np.ones((2, 3)))
+    with pytest.raises(ValueError, match="as long as the only axis of the second"):
+        a @ np.ones(2)
+    with pytest.raises(ValueError, match="as long as the last but one axis of the second"):
+        a @ np.ones((2, 2))
+    for pair in ((a, tn.Tensor(1.0)), (tn.Tensor(1.0), a)):
+        with pytest.raises(ValueError, match="matmul: shapes"):
+            pair[0] @ pair[1]
+
+
 def test_small_things():
     x = tn.Tensor([[1.0, 2.0]], requires_grad=True)
     assert (len(x), x.shape, x.ndim, x.size, x.T.shape) == (1, (1, 2), 2, 2, (2, 1))

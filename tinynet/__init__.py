@@ -1,7 +1,7 @@
 """tinynet: a deep-learning framework on NumPy and numba, small enough to read and fast enough to use."""
 
 from tinynet.autograd import GraphError, detect_anomaly, grad, no_grad
-from tinynet.gradcheck import GradientError, gradcheck, gradgradcheck
+from tinynet.gradcheck import GradientError, KinkWarning, gradcheck, gradgradcheck
 from tinynet.kernels.winograd import exact_convolution
 from tinynet.ops import *  # noqa: F403  (ops.__all__ lists them)
 from tinynet.ops import __all__ as _ops
@@ -10,6 +10,6 @@ from tinynet.safetensors import load, save
 from tinynet.tensor import Tensor
 
 __all__ = [
-    "Tensor", "GraphError", "GradientError", "detect_anomaly", "exact_convolution", "grad", "gradcheck",
-    "gradgradcheck", "no_grad", "manual_seed", "load", "save", *_ops,
+    "Tensor", "GraphError", "GradientError", "KinkWarning", "detect_anomaly", "exact_convolution", "grad",
+    "gradcheck", "gradgradcheck", "no_grad", "manual_seed", "load", "save", *_ops,
 ]

@@ -188,9 +188,11 @@ class Op:
         if g.shape != shape and self.broadcasts:
             g = g.sum_to(shape)
         if g.shape != shape or g.dtype != self.dtype:
+            copied = g.shape != shape and not self.broadcasts and g.ndim >= len(shape)
+            hint = "; if the input is broadcast, `broadcasts = True` has the gradients of its copies added up"
             raise GraphError(
                 f"{type(self).__name__}.backward gave a gradient of shape {g.shape} and dtype {g.dtype} "
-                f"for an input of shape {shape} and dtype {self.dtype}; they must be equal"
+                f"for an input of shape {shape} and dtype {self.dtype}; they must be equal{hint if copied else ''}"
             )
         return g
 
