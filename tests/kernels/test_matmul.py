@@ -85,6 +85,7 @@ def test_sum_parts():
     np.testing.assert_allclose(sum_parts(parts), parts.sum(0), atol=1e-13)
 
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy, which then computes tiles, sums in an order of its own")
 def test_a_row_does_not_depend_on_others():
     a, b = draw((7, 3000), False, np.float32), draw((3000, 140), False, np.float32)
     np.testing.assert_array_equal(matmul(a[2:3], b), matmul(a, b)[2:3])
