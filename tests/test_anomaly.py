@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet import nn
+from tinynet import nn, warmup
 from tinynet.autograd import Op
 
 
@@ -123,6 +123,11 @@ def test_second_derivatives():
     sentence, line = raised(program)
     assert "made an Inf in its backward pass" in sentence and ", in the backward pass of Pow" in sentence
     assert line.endswith("# here")
+
+
+def test_a_healthy_training_step_raises_nothing():
+    with tn.detect_anomaly():
+        warmup.step()
 
 
 def test_an_op_from_outside_of_the_context():

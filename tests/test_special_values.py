@@ -6,6 +6,7 @@ import pytest
 import tinynet as tn
 from tests import special_values as special
 from tests.naive import convolution as naive
+from tinynet.ops.convolution import Then
 from tinynet.shapes import conv2d_shapes
 
 SECTIONS = {
@@ -54,7 +55,7 @@ KINDS = [(4, 4, 3, 1, 1), (4, 1, 3, 1, 1), (16, 16, 3, 1, 1), (16, 16, 4, 2, 1),
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", ["corner", "inside"])
 def test_what_is_not_finite_stays_in_its_window(C, O, K, stride, groups, value, place):
-    """In x, and in gy: as in the sum by its definition, however a convolution is computed; also with ReLU."""
+    """In x, and in gy: as in the sum by its definition, in whichever way it is computed; with ReLU or pooling, too."""
     rng = np.random.default_rng(0)
     x, w = (rng.uniform(0.5, 1, s).astype(np.float32) for s in ((2, 8, 8, C), (K, K, C // groups, O)))
     geometry, out_hw = conv2d_shapes(x.shape, w.shape, None, stride, 1, 1, groups)
@@ -64,9 +65,10 @@ def test_what_is_not_finite_stays_in_its_window(C, O, K, stride, groups, value, 
     options = {"stride": stride, "padding": 1, "groups": groups}
     leaf, weight = tn.Tensor(np.where(np.isfinite(x), x, 1), requires_grad=True), tn.Tensor(w, requires_grad=True)
     expected = naive.gather(x, w, None, geometry, out_hw)
-    relu = tn.ops.convolution.Then(relu=True)
-    for then, y in (({}, expected), ({"then": relu}, np.maximum(expected, 0))):
-        same_kinds(tn.conv2d(x, w, **options, **then).numpy(), y)
+    same_kinds(tn.conv2d(x, w, **options).numpy(), expected)
+    same_kinds(tn.conv2d(x, w, **options, then=Then(relu=True)).numpy(), np.maximum(expected, 0))
+    largest = expected.reshape((2, out_hw[0] // 2, 2, out_hw[1] // 2, 2, O)).max((2, 4))
+    same_kinds(tn.conv2d(x, w, **options, then=Then(pool=True)).numpy(), largest)
     tn.conv2d(leaf, weight, **options).backward(gy)
     same_kinds(leaf.grad.numpy(), naive.scatter(gy, w, None, geometry, (8, 8)))
     x = leaf.numpy()
