@@ -208,6 +208,16 @@ def test_a_backward_of_the_wrong_shape_is_refused():
         Wrong()(tn.Tensor(np.ones((2, 3)), requires_grad=True)).backward(np.ones(3))
 
 
+def test_detect_anomaly_names_op_and_line():
+    x = leaf(0.0)
+    with tn.detect_anomaly():
+        with pytest.raises(FloatingPointError, match=r"Log made an Inf in its forward .*test_autograd.py:\d+"):
+            tn.log(x)
+        y = tn.sqrt(x)
+        with pytest.raises(FloatingPointError, match=r"Sqrt made an Inf in its backward .*test_autograd.py:\d+"):
+            y.backward()
+
+
 def test_overflow_is_silent(recwarn):
     y = tn.exp(tn.Tensor([1000.0])) - tn.exp(tn.Tensor([1000.0]))
     assert np.isnan(y.item())

@@ -1,8 +1,8 @@
 """DataLoader: batches of a dataset, the same bits for any number of workers and from any batch on."""
-import os
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from os import getpid
 from threading import Event
 
 import numpy as np
@@ -102,10 +102,10 @@ class DataLoader:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="tinynet-loader")
         remaining = iter(chunks)
         pending = deque()
-        process, at_ease = os.getpid(), True
+        process, at_ease = getpid(), True
         try:
             while True:
-                if os.getpid() != process:              # they would never answer
+                if getpid() != process:              # they would never answer
                     raise RuntimeError("DataLoader: this process was forked in the middle of an epoch, and the worker "
                                        "threads stayed behind; go through the loader anew here")
                 while len(pending) < ahead and (chunk := next(remaining, None)) is not None:
