@@ -1,4 +1,10 @@
-"""Settings for all tests: hypothesis without deadlines (kernels compile at their first call), the same draws always."""
+"""Settings for all tests: hypothesis without deadlines (kernels compile at their first call), the same draws always.
+
+Tests of small shapes are marked `small`: they also run with NUMBA_DISABLE_JIT=1, every kernel as plain Python, and
+with NUMBA_BOUNDSCHECK=1, where reading or writing beside an array raises (see .ci/run).
+"""
+
+from pathlib import Path
 
 import numba
 import pytest
@@ -14,6 +20,21 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("tinynet")
+
+
+SMALL = """kernels/test_convolution kernels/test_depthwise kernels/test_error kernels/test_matmul kernels/test_reduction
+    kernels/test_softmax kernels/test_tile kernels/test_winograd ops/test_convolution ops/test_layout ops/test_loss
+    ops/test_normalization ops/test_pooling ops/test_reduction ops/test_resize nn/test_layers nn/test_module
+    test_special_values test_optim test_settings""".split()
+LARGE = ("test_relu_passes_gradients", "test_the_stated_error_holds", "one-", "_large_")  # though they are among those
+
+
+def pytest_collection_modifyitems(items):
+    folder = Path(__file__).parent
+    small = {folder / f"{name}.py" for name in SMALL}
+    for item in items:
+        if item.path in small and not any(part in item.name for part in LARGE):
+            item.add_marker("small")
 
 
 @pytest.fixture(autouse=True)

@@ -232,10 +232,10 @@ def test_a_backward_of_the_wrong_shape_is_refused():
 def test_detect_anomaly_names_op_and_line():
     x = leaf(0.0)
     with tn.detect_anomaly():
-        with pytest.raises(FloatingPointError, match=r"Log made a NaN or Inf in its forward .*test_autograd.py:\d+"):
+        with pytest.raises(FloatingPointError, match=r"Log made an Inf in its forward .*test_autograd.py:\d+"):
             tn.log(x)
         y = tn.sqrt(x)
-        with pytest.raises(FloatingPointError, match=r"Sqrt made a NaN or Inf in its backward .*test_autograd.py:\d+"):
+        with pytest.raises(FloatingPointError, match=r"Sqrt made an Inf in its backward .*test_autograd.py:\d+"):
             y.backward()
 
 

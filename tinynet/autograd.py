@@ -19,11 +19,10 @@ This file knows tensors only by what they carry (array, op, requires_grad); the 
 
 import contextlib
 import threading
-import traceback
-from pathlib import Path
 
 import numpy as np
 
+from tinynet import anomaly
 from tinynet.guard import Keep
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -33,7 +32,7 @@ class _Mode(threading.local):
     """Switches that hold for the current thread."""
 
     recording = True
-    anomaly = False
+    anomaly = False  # or True: search every result; or a line of the program, on whose behalf ops run: just note it
 
 
 _mode = _Mode()
@@ -70,17 +69,26 @@ def no_grad():
 def detect_anomaly():
     """Within this context the first NaN or Inf that an operation makes raises, forward or backward.
 
-    The error (FloatingPointError) names the op and the line of the program that called it. Every result is searched,
-    so it is for debugging.
+    The error (FloatingPointError) names the op, the tensor, and the line of the program that called it, for a
+    backward pass too. An Inf that the program gives, as in a mask, may go on; a NaN that it gives raises where it
+    comes in. Every result is searched, so it is for debugging; the context holds for the current thread.
 
     >>> import tinynet as tn
     >>> with tn.detect_anomaly():
     ...     tn.log(tn.Tensor([0.0]))
     Traceback (most recent call last):
     ...
-    FloatingPointError: Log made a NaN or Inf in its forward pass from finite inputs, called at <doctest ...
+    FloatingPointError: Log made an Inf in its forward pass from finite inputs, called at <doctest ...
     """
     return _switched("anomaly", True)
+
+
+def _noting(line):
+    """Within this context ops note that line as theirs, and aren't searched."""
+    return _switched("anomaly", line)
+
+
+NOTHING = contextlib.nullcontext()
 
 
 class GraphError(RuntimeError):
@@ -108,6 +116,7 @@ class Op:
     arguments = ()  # the names of forward's arguments
     freed = False
     parents = ()
+    called_at = anomaly.OUTSIDE  # file:line of the program, known under detect_anomaly() alone
 
     def __init_subclass__(cls):
         super().__init_subclass__()
@@ -122,7 +131,7 @@ class Op:
         with np.errstate(all="ignore"):  # NaN and Inf travel without a warning; detect_anomaly() looks for them
             y = self.forward(*arrays)
         if _mode.anomaly:
-            self._check_forward(arrays, y)
+            self._search(inputs, arrays, y)
         output = inputs[0].wrap(y)
         if True in needs:
             self._record(inputs, output)
@@ -171,17 +180,18 @@ class Op:
 
     def _gradients(self, gy):
         """backward's gradients, one per input, each fitted to the shape of its input."""
-        anomaly = _mode.anomaly
-        with _switched("anomaly", False):  # this op is to be named, not the ops that its backward calls
+        searching, line = _mode.anomaly, self.called_at  # this op is to be named, not the ops that its backward calls
+        with _noting(f"{line}, in the backward pass of {type(self).__name__}") if searching else NOTHING:
             gradients = self.backward(gy)
-        if not isinstance(gradients, tuple):
-            gradients = (gradients,)
-        if anomaly:
-            self._check_backward(gy, gradients)
-        return [
-            None if parent is None or g is None else self._fit(g, shape)
-            for parent, g, shape in zip(self.parents, gradients, self.shapes, strict=False)
-        ]
+            if not isinstance(gradients, tuple):
+                gradients = (gradients,)
+            fitted = [
+                None if parent is None or g is None else self._fit(g, shape)
+                for parent, g, shape in zip(self.parents, gradients, self.shapes, strict=False)
+            ]
+        if searching:
+            anomaly.check_backward(self, gy, fitted, line)
+        return fitted
 
     def _fit(self, g, shape):
         """Un-broadcast: a value that was repeated collects the gradients of all its copies."""
@@ -196,28 +206,13 @@ class Op:
             )
         return g
 
-    def _check_forward(self, arrays, y):
-        self.called_at = _users_line()
-        if all(np.isfinite(a).all() for a in arrays) and not np.isfinite(y).all():
-            raise FloatingPointError(
-                f"{type(self).__name__} made a NaN or Inf in its forward pass from finite inputs, "
-                f"called at {self.called_at}"
-            )
-
-    def _check_backward(self, gy, gradients):
-        if np.isfinite(gy.array).all() and not all(g is None or np.isfinite(g.array).all() for g in gradients):
-            where = getattr(self, "called_at", "a line outside detect_anomaly()")
-            raise FloatingPointError(
-                f"{type(self).__name__} made a NaN or Inf in its backward pass from a finite gradient, "
-                f"called at {where}"
-            )
-
-
-def _users_line():
-    """file:line of the innermost call that is not the framework's own."""
-    here = str(Path(__file__).parent)
-    frames = [f for f in traceback.extract_stack() if not f.filename.startswith(here)]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
+    def _search(self, inputs, arrays, y):
+        """What detect_anomaly() does at each op."""
+        if isinstance(_mode.anomaly, str):
+            self.called_at = _mode.anomaly
+            return
+        self.called_at = anomaly.users_line()
+        anomaly.check_forward(self, inputs, arrays, np.asarray(y), self.called_at)
 
 
 def node(tensor):
@@ -320,7 +315,15 @@ def _run(op, gy, useful):
 
 def _add(arrived, n, g):
     """A value that is used twice gets the sum of both gradients."""
-    arrived[n] = arrived[n] + g if n in arrived else g
+    if n not in arrived:
+        arrived[n] = g
+    elif not _mode.anomaly:
+        arrived[n] = arrived[n] + g
+    else:
+        parts = arrived[n], g
+        with _noting(anomaly.users_line()):
+            arrived[n] = arrived[n] + g
+        anomaly.check_sum(n, parts, arrived[n])
 
 
 def backward(tensor, grad, create_graph=False, retain_graph=False):

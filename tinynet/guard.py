@@ -8,6 +8,7 @@ here by the block of memory that it lies in, and is read-only as long as a graph
 What can't be seen: a slice that the user took of an array before, and writes through.
 """
 
+import os
 import threading
 import weakref
 
@@ -28,6 +29,15 @@ class _Block:
 
 _blocks = {}  # id(the array that owns the memory) -> _Block
 _mutex = threading.RLock()  # re-entrant: a weak reference may die, and call back, while it is held
+
+
+def _in_forked_child():
+    global _mutex
+    _mutex = threading.RLock()  # another thread, which isn't here, may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def owner(array):

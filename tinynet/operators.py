@@ -4,6 +4,8 @@ They stand on Tensor's floor because Tensor can't be without them; all other ops
 In each class `backward` is the derivative of the `forward` above it, and is itself written in Tensor operators.
 """
 
+import math
+
 import numpy as np
 
 from tinynet.autograd import Op
@@ -120,7 +122,8 @@ class Sum(Op):
         leading = len(self.axes)
         if 0 < leading < x.ndim and self.axes == tuple(range(leading)) and x.flags.c_contiguous:
             rest = x.shape[leading:]  # the sum over the leading axes, as for a bias, is the one worth a kernel
-            return sum_rows(x.reshape(-1, int(np.prod(rest)))).reshape((1,) * leading + rest)
+            rows = x.reshape(math.prod(x.shape[:leading]), math.prod(rest))  # -1 can't be told where an axis is empty
+            return sum_rows(rows).reshape((1,) * leading + rest)
         return x.sum(axis=self.axes, keepdims=True)
 
     def backward(self, gy):

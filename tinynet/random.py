@@ -1,8 +1,22 @@
 """The framework's own random numbers: one seeded generator for initialisation and dropout."""
 
+import os
+
 import numpy as np
 
 _generator = np.random.Generator(np.random.PCG64(0))
+
+
+def _in_forked_child():
+    """The same numbers from here on, but without the lock, which another thread may have held."""
+    global _generator
+    state = _generator.bit_generator.state
+    _generator = np.random.Generator(np.random.PCG64(0))
+    _generator.bit_generator.state = state
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def manual_seed(seed):

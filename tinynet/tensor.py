@@ -245,9 +245,9 @@ class Tensor:
         axes = _axes("max", axis, self.ndim)
         if not axes:
             return self
-        _count("max", self.shape, axis)
+        count = _count("max", self.shape, axis)
         kept = [i for i in range(self.ndim) if i not in axes]
-        rows = self.transpose((*kept, *axes)).reshape((*(self.shape[i] for i in kept), -1))
+        rows = self.transpose((*kept, *axes)).reshape((*(self.shape[i] for i in kept), count))
         y = ops.TakeLast(rows.array.argmax(-1))(rows)
         return y.reshape([1 if i in axes else n for i, n in enumerate(self.shape) if keepdims or i not in axes])
 

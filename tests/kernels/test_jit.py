@@ -46,15 +46,25 @@ def package(tmp_path):
     return kernels
 
 
-def run(package, code, cache, **environment):
-    """(stdout, stderr) of a process that runs `code` with that package"""
+def start(package, code, cache, **environment):
+    """A process that runs `code` with that package"""
     root = package.parents[1]
     settings = {"NUMBA_DISABLE_JIT": "0", "NUMBA_BOUNDSCHECK": "0"}            # whatever the tests run under
     environment = {**os.environ, **settings, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": str(cache), **environment}
     command = [sys.executable, "-c", SETUP + code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip(), done.stderr
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=root)
+
+
+def run(package, code, cache, **environment):
+    """Its (stdout, stderr)"""
+    return finish(start(package, code, cache, **environment))
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out.strip(), err
 
 
 CALL = "change_all(a); change_all(a); print(a[0])"
@@ -104,6 +114,57 @@ def test_damaged_files_are_compiled_again(package, tmp_path):
     out, err = run(package, CALL, tmp_path / "cache")
     assert out == "2.0"
     assert "compiling change_all" in err
+
+
+BOTH = "b = np.zeros(3); change_all(a); change_all(b); change_all(b); print(a.tolist(), b.tolist())"
+BOTH_OUT = "[1.0, 1.0, 1.0] [2.0, 2.0, 2.0]"
+
+
+def test_two_processes_fill_one_cache(package, tmp_path):
+    processes = [start(package, BOTH, tmp_path / "cache") for _ in range(2)]
+    for process in processes:
+        assert finish(process)[0] == BOTH_OUT
+    assert run(package, BOTH, tmp_path / "cache") == (BOTH_OUT, "")
+
+
+def test_files_that_two_processes_gave_one_name_are_told_apart(package, tmp_path):
+    """numba numbers files: two processes with two dtypes may both write number 1, the index of one, the code of the
+    other. Code for another dtype would read and write beside its arrays."""
+    run(package, BOTH, tmp_path / "cache")
+    one, two = sorted((tmp_path / "cache").rglob("*change_all*.nbc"))
+    code = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(code)
+    out, err = run(package, BOTH, tmp_path / "cache")
+    assert out == BOTH_OUT and err.count("tinynet: compiling change_all") == 2
+    assert run(package, BOTH, tmp_path / "cache") == (BOTH_OUT, "")
+
+
+def test_an_install_that_cannot_be_written_is_not_written(package, tmp_path):
+    for folder in (package, package.parent):
+        (folder / "__pycache__").touch()                         # a file: even root can put nothing into it
+    before = sorted(package.parent.rglob("*"))
+    assert run(package, CALL, tmp_path / "cache")[0] == "2.0"
+    assert run(package, CALL, tmp_path / "cache") == ("2.0", "")
+    assert sorted(package.parent.rglob("*")) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a place where nobody can make a folder, root neither")
+def test_a_home_that_is_not_there_warns_once_and_works(package):
+    out, err = run(package, CALL, "", HOME="/proc/nobody", XDG_CACHE_HOME="")
+    assert out == "2.0"
+    assert err.count("RuntimeWarning: tinynet: compiled kernels cannot be kept on disk") == 1
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    """expanduser gives "~/.cache" back for a user that the system doesn't know: no folder of that name is made."""
+    monkeypatch.setattr(jit.config, "CACHE_DIR", "")
+    monkeypatch.setattr(jit.sys, "platform", "linux")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(jit.os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(jit, "_warned", False)
+    with pytest.warns(RuntimeWarning, match="this user has no home folder"):
+        assert jit.cache_folder.__wrapped__() is None
 
 
 def test_only_the_kernel_itself_is_optimised_and_emitted(package, tmp_path):

@@ -85,6 +85,7 @@ def test_sum_parts():
     np.testing.assert_allclose(sum_parts(parts), parts.sum(0), atol=1e-13)
 
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy, which then computes tiles, sums in an order of its own")
 @pytest.mark.parametrize("K, N", [(3000, 140), (3000, 1), (700, 2000), (2, 9)])
 def test_a_row_does_not_depend_on_others(K, N):
     a, b = draw((300, K), False, np.float32), draw((K, N), False, np.float32)

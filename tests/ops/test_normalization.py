@@ -309,8 +309,9 @@ def test_relu_passes_gradients_exactly_where_it_passed_values(channels, dtype):
     np.testing.assert_array_equal(arguments[2].grad.array, passed.sum((0, 1, 2)))
     expected = [tn.Tensor(a, requires_grad=True) for a in (x, w, b)]
     batch_norm(*expected).backward(passed)
+    rtol = 1e-4 if numba.config.BOUNDSCHECK else 0  # checks between the operations keep some from being fused
     for got, wanted in zip(arguments, expected, strict=True):
-        np.testing.assert_array_equal(got.grad.array, wanted.grad.array)
+        np.testing.assert_allclose(got.grad.array, wanted.grad.array, rtol=rtol, atol=rtol)
 
 
 def test_nan_passes_the_relu():

@@ -2,6 +2,7 @@
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from os import getpid
 from threading import Event
 
 import numpy as np
@@ -101,20 +102,31 @@ class DataLoader:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="tinynet-loader")
         remaining = iter(chunks)
         pending = deque()
+        process, at_ease = getpid(), True
         try:
             while True:
+                if getpid() != process:              # they would never answer
+                    raise RuntimeError("DataLoader: this process was forked in the middle of an epoch, and the worker "
+                                       "threads stayed behind; go through the loader anew here")
                 while len(pending) < ahead and (chunk := next(remaining, None)) is not None:
                     pending.append(pool.submit(self._prepare, epoch, chunk, closing))
                 if not pending:
                     return
                 began = time.perf_counter()
-                batch = pending.popleft().result()      # raises what the worker raised, with its traceback
+                try:
+                    batch = pending.popleft().result()  # raises what the worker raised, with its traceback
+                except BaseException as error:
+                    at_ease = False
+                    if isinstance(error, SystemExit):   # would end this program, too, and without a traceback
+                        raise RuntimeError("DataLoader: the dataset raised SystemExit in a worker") from error
+                    raise
                 self.waited += time.perf_counter() - began
                 yield batch
         finally:
-            # Reached at the end, after an error, on Ctrl-C and when the generator is closed early.
+            # Reached at the end, after an error, on Ctrl-C and when the generator is closed early. An error comes out
+            # at once: another worker may be busy with a sample that takes long, or hangs.
             closing.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=at_ease, cancel_futures=True)
 
     def _prepare(self, epoch, indices, closing):
         samples = []

@@ -68,7 +68,7 @@ def _sums(code, x, t, bound, partial):
 
 @inner
 def _sum(code, x, t, bound):
-    total = 0.0
+    total = np.float64(0)  # a Python number plus a float32 would be float32, without compiling
     if code == SQUARE:
         for i in range(x.size):
             d = x[i] - t[i]

@@ -40,6 +40,7 @@ import numba
 import numpy as np
 from numba import config, njit, prange
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
+from numba.np.ufunc import parallel as numba_parallel
 
 from tinynet.kernels.parts import PartDispatcher, WholeCompiler
 
@@ -69,6 +70,8 @@ def kernel(function):
     def launch(*arguments):
         if _layer_is_threadsafe:
             return dispatcher(*arguments)
+        if _lost_by_fork:
+            raise RuntimeError(f"{function.__name__.strip('_')}: {_lost_by_fork}")
         with _launch_lock:
             result = dispatcher(*arguments)
             _ask_threading_layer()
@@ -82,9 +85,14 @@ def kernel(function):
 # numba chooses its threading layer at the first parallel launch of the process: tbb or omp where they are
 # found, else workqueue, which aborts if two Python threads launch at once. Until the choice is known,
 # launches take turns.
+#
+# A process that is forked from this one has the thread that forked alone. workqueue starts its threads anew there;
+# GNU's omp kills the process that tries, without a word to Python. And what another thread was about, it left half
+# done. So there, kernels raise in place of that.
 
 _launch_lock = threading.Lock()
 _layer_is_threadsafe = False
+_lost_by_fork = ""               # why this process can launch nothing
 
 
 def _ask_threading_layer():
@@ -93,6 +101,24 @@ def _ask_threading_layer():
         _layer_is_threadsafe = numba.threading_layer() in ("omp", "tbb")
     except ValueError:                                      # no parallel loop has run yet (all were empty)
         pass
+
+
+def _in_forked_child():
+    global _launch_lock, _layer_is_threadsafe, _lost_by_fork
+    advice = ('start it with multiprocessing.get_context("spawn") or "forkserver", which begin anew, or fork before '
+              "the first operation")
+    if numba_parallel._threading_layer == "omp":
+        _layer_is_threadsafe = False
+        _lost_by_fork = ("this process was forked from one that had run kernels already, whose threads (of OpenMP) "
+                         f"a fork leaves behind; {advice}, or set NUMBA_THREADING_LAYER=workqueue")
+    elif _launch_lock.locked():
+        _lost_by_fork = f"this process was forked while another thread was running a kernel; {advice}"
+    _launch_lock = threading.Lock()
+    numba_parallel._backend_init_thread_lock = threading.RLock()     # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 # ---- The cache ---------------------------------------------------------------------------------------------
@@ -128,7 +154,7 @@ FINGERPRINT = _fingerprint()
 
 
 def _cache_home():
-    """NUMBA_CACHE_DIR if it is set, else where this platform's users keep caches."""
+    """NUMBA_CACHE_DIR if it is set, else where this platform's users keep caches; OSError for a user without a home."""
     if config.CACHE_DIR:
         home = Path(config.CACHE_DIR)
     elif sys.platform == "win32":
@@ -137,6 +163,8 @@ def _cache_home():
         home = Path(os.path.expanduser("~/Library/Caches"))
     else:
         home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if home.parts[:1] == ("~",):                             # what expanduser can't find it leaves as it is
+        raise OSError("this user has no home folder")
     return home.absolute() / "tinynet-kernels"
 
 
@@ -145,10 +173,10 @@ def cache_folder():
     """The folder for this fingerprint, or None, after one warning, if it cannot be had."""
     if FINGERPRINT is None:
         return _warn_uncached("tinynet's sources cannot be read")
-    home = _cache_home()
-    folder = home / FINGERPRINT
-    is_new = not folder.exists()
     try:
+        home = _cache_home()
+        folder = home / FINGERPRINT
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"probe-{os.getpid()}"      # os.access knows nothing of read-only disks
         probe.touch()
@@ -240,6 +268,8 @@ class _AnnouncingCache(NullCache):
             found = None
             with contextlib.suppress(OSError):
                 self.disk.flush()
+        if found is not None and tuple(found.signature.args) != _types(signature):
+            found = None                                 # two processes gave their files one name: see test_jit.py
         if found is None:
             self.start = time.perf_counter()
             _say(f"tinynet: compiling {self.function.__name__.strip('_')} for {_first_dtype(signature)} ...")
@@ -254,9 +284,12 @@ class _AnnouncingCache(NullCache):
             _warn_uncached(error)
 
 
+def _types(signature):
+    return tuple(getattr(signature, "args", signature))      # a signature, or a tuple of types
+
+
 def _first_dtype(signature):
-    types = getattr(signature, "args", signature)            # a signature, or a tuple of types
-    return next((str(one.dtype) for one in types if hasattr(one, "dtype")), "numbers")
+    return next((str(one.dtype) for one in _types(signature) if hasattr(one, "dtype")), "numbers")
 
 
 def _say(text):

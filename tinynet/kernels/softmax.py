@@ -129,7 +129,7 @@ def _logarithmic_part(total, t, asked, loss):
 @inner
 def _gradient(e, total, asked, t, hard, soft, scale, gradient):
     """gradient_k = scale (C p_k - c_k), with p_k = e_k / total; turned round again."""
-    for i in range(t.size):  # an ignored pixel's gradient is 0, even if all are and the scale is NaN
+    for i in range(t.size):  # 0 for an ignored pixel, even if all are and the scale is NaN
         total[i] = (scale if t[i] >= 0 else ZERO) * asked[i] / total[i]
     for k in range(e.shape[0]):
         row = e[k]
@@ -145,8 +145,7 @@ def _gradient(e, total, asked, t, hard, soft, scale, gradient):
     for i in range(t.size):
         pixel = gradient[i]
         for k in range(pixel.size):
-            pixel[k] = e[k, i]
-
+            pixel[k] = e[k, i] if t[i] >= 0 else ZERO  # 0 times a NaN would be NaN
 
 
 @inner

@@ -204,7 +204,9 @@ def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=Tr
     if x.ndim < 2:
         raise ValueError(f"{op}: x has the shape {x.shape}, but needs two axes or more, the channels last")
     channels = x.shape[-1]
-    count = x.size // channels if channels else 0
+    if channels == 0:
+        raise ValueError(f"{op}: x has the shape {x.shape}, but must have one channel or more, on the last axis")
+    count = x.size // channels
     parameters = _parameters(op, x, weight, bias, (channels,), "one for each channel of x")
     _check_eps(op, eps)
     _check_running(running_mean, running_var, channels, training, momentum)
