@@ -12,6 +12,7 @@ https://github.com/huggingface/safetensors
 import json
 import math
 import os
+import reprlib
 import secrets
 import stat
 import struct
@@ -33,6 +34,10 @@ RANK = {code: rank for rank, code in enumerate(DTYPES)}
 
 MAX_HEADER = 100_000_000            # bytes; the reference's limit
 MAX_DIMENSIONS = 64                 # NumPy's limit
+
+BRIEF = reprlib.Repr()              # what a hostile file says, fit to stand in a sentence, however much it is
+BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = 80
+BRIEF.maxlevel = 3
 
 
 class FormatError(ValueError):
@@ -152,11 +157,18 @@ def _checked_metadata(metadata):
 
 
 def _checked_text(text):
+    if not _is_unicode(text):
+        raise ValueError(f"save: {text!r} isn't valid Unicode; remove the lone surrogate in it")
+    return text
+
+
+def _is_unicode(text):
+    """Whether UTF-8 holds the text: Python's strings and JSON's escapes allow halves of surrogate pairs."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"save: {text!r} isn't valid Unicode; remove the lone surrogate in it") from None
-    return text
+        return False
+    return True
 
 
 def _little_endian(name, array):
@@ -208,6 +220,9 @@ def _read_header(file, path):
     metadata = header.pop("__metadata__", {})
     if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
         _refuse(path, "its __metadata__ is not a table of string to string")
+    for text in (*header, *metadata, *metadata.values()):
+        if not _is_unicode(text):
+            _refuse(path, f"its header has {_short(text)}, half of a surrogate pair, which is no character")
 
     first = 8 + length
     entries = {name: _entry(name, raw, first, path) for name, raw in header.items()}
@@ -226,7 +241,7 @@ def _read_header(file, path):
 
 
 def _parse(encoded, path):
-    """The header as a dict; JSON's own parser would keep the last of two equal keys without a word."""
+    """The header as a dict; Python's parser alone would keep the last of two equal keys without a word."""
     def table(pairs):
         found = {}
         for key, value in pairs:
@@ -235,10 +250,15 @@ def _parse(encoded, path):
             found[key] = value
         return found
 
+    def whole(digits):
+        if digits[0] == "-":            # -0 too, which int would make a harmless 0 of
+            _refuse(path, f"its header has the number {_short(digits)}, and it knows none below 0")
+        return int(digits)
+
     if encoded[:1] != b"{":
         _refuse(path, "its header does not begin with '{'")
     try:
-        return json.loads(encoded.decode("utf-8"), object_pairs_hook=table)
+        return json.loads(encoded.decode("utf-8"), object_pairs_hook=table, parse_int=whole)
     except FormatError:
         raise
     except (ValueError, RecursionError) as error:
@@ -276,8 +296,7 @@ def _is_counts(value):
 
 
 def _short(value):
-    """What a hostile file says, fit to stand in a sentence."""
-    text = repr(value)
+    text = BRIEF.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
