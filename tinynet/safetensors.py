@@ -16,6 +16,7 @@ import reprlib
 import secrets
 import stat
 import struct
+import time
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -34,6 +35,9 @@ RANK = {code: rank for rank, code in enumerate(DTYPES)}
 
 MAX_HEADER = 100_000_000            # bytes; the reference's limit
 MAX_DIMENSIONS = 64                 # NumPy's limit
+
+UNFINISHED = ".unfinished-"         # how the names of temporary files begin
+FORGOTTEN = 3600                    # seconds without a change after which nobody can be writing to one any more
 
 BRIEF = reprlib.Repr()              # what a hostile file says, fit to stand in a sentence, however much it is
 BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = 80
@@ -102,11 +106,14 @@ def write_atomically(path, chunks):
 
     They go to a temporary file in the same folder, which is forced to the disk, then renamed over `path`.
     Raises OSError, naming the file and the reason; the temporary file is removed, the old file as it was.
+    Only a process that is killed outright leaves its temporary file behind: an hour later the next write into
+    this folder removes it.
     """
     target = os.path.realpath(path)         # through a symbolic link, so that the link stays one
     folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".unfinished-{secrets.token_hex(8)}")
+    temporary = os.path.join(folder, f"{UNFINISHED}{secrets.token_hex(8)}")
     try:
+        _remove_forgotten(folder)
         try:
             with open(temporary, "xb") as file:
                 for chunk in chunks:
@@ -122,6 +129,16 @@ def write_atomically(path, chunks):
     except OSError as error:
         raise OSError(f"cannot write {os.fspath(path)}: {error.strerror or error}; give a file in a folder "
                       "that exists, can be written and has room") from error
+
+
+def _remove_forgotten(folder):
+    """Remove the temporary files of processes that were killed; not those of others that are writing now."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(UNFINISHED):
+                with suppress(OSError):         # another process was faster, or it isn't ours to remove
+                    if entry.is_file(follow_symlinks=False) and time.time() - entry.stat().st_mtime > FORGOTTEN:
+                        os.remove(entry.path)
 
 
 def _sync_folder(folder):
@@ -303,7 +320,11 @@ def _short(value):
 def _read_array(file, path, name, entry):
     """One array; the header's checks have already tied its size to the file's."""
     dtype = DTYPES[entry.code]
-    array = np.empty(entry.shape, dtype)
+    try:
+        array = np.empty(entry.shape, dtype)
+    except MemoryError:
+        raise MemoryError(f"load: {_short(name)} in {os.fspath(path)} takes {entry.stop - entry.start:,} bytes, "
+                          "more than this machine has free") from None
     file.seek(entry.start)
     if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
         _refuse(path, f"it ended inside {_short(name)} while it was read")

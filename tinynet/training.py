@@ -68,7 +68,7 @@ def fit(model, optimizer, loader, loss_fn, *, epochs, out, schedule=None, clip_n
                     if schedule is not None:
                         optimizer.lr = schedule(progress.step)
                     loss = train_step(model, optimizer, batch, loss_fn, clip_norm, progress)
-                    progress.count(loss, len(batch[0]))
+                    progress.count(loss, len(batch[0]), loader.position)
                     display.show_batch(progress, optimizer.lr)
                     if stop.signal:
                         break
@@ -133,8 +133,8 @@ class Progress:
     def mean_loss(self):
         return self.loss_sum / self.samples
 
-    def count(self, loss, samples):
-        self.batch += 1
+    def count(self, loss, samples, position):
+        self.batch = position               # a batch of which nothing could be read was left out
         self.step += 1
         self.loss_sum += loss * samples     # the last batch may be smaller: weigh it by its samples
         self.samples += samples

@@ -81,9 +81,9 @@ def test_an_unknown_split_names_those_there_are(tree, split):
     ("train\\a.png trainannot/a.png\n", "a backslash"),
     ("a.png trainannot/a.png\n", "names no folder"),
     ("/a.png trainannot/a.png\n", "names no folder"),
-    ("/etc/passwd trainannot/a.png\n", "the image .*etc/passwd of .*a.png is missing"),
-    ("train/d.png trainannot/a.png\n", "the image .*d.png of .*a.png is missing"),
-    ("train/a.png trainannot/d.png\n", "the mask .*d.png of .*a.png is missing"),
+    ("/etc/passwd trainannot/a.png\n", "line 1: the image .*etc/passwd is missing"),
+    ("train/d.png trainannot/a.png\n", "line 1: the image .*d.png is missing"),
+    ("train/a.png trainannot/d.png\n", "line 1: the mask .*d.png is missing"),
 ])
 def test_a_list_that_makes_no_sense(tree, text, sentence):
     (tree / "train.txt").write_text(text)
