@@ -16,6 +16,7 @@ import re
 import struct
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -36,7 +37,8 @@ with atheris.instrument_imports(include=["tinynet"]):
 
 LONGEST_FILE = 8_192            # bytes that a changed file may have
 LONGEST_SENTENCE = 1_000        # characters
-SECONDS, MEGABYTES = 10, 2_048  # for a single file; the whole process
+SECONDS = 2                     # of the processor, for a single file
+HANG, MEGABYTES = 600, 2_048    # seconds (much, for the machine may be busy) and memory after which the run ends
 
 
 class Target:
@@ -236,12 +238,14 @@ class Findings:
 
     def try_one(self, content):
         try:
+            began = time.process_time()
             try:
                 self.target.read(content)
                 self.read += 1
             except self.target.refusals as error:
                 check_sentence(error, self.target)
                 self.refused += 1
+            assert time.process_time() - began < SECONDS, "it takes too long"
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             fault = (type(error).__name__, *(f"{frame.name}:{frame.lineno}" for frame in frames[-3:]))
@@ -290,7 +294,7 @@ def main():
         findings = Findings(target, options.out)
         atheris.Setup(
             [sys.argv[0], f"-max_total_time={round(60 * options.minutes)}", f"-seed={options.seed}",
-             f"-max_len={LONGEST_FILE}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}", "-print_final_stats=1",
+             f"-max_len={LONGEST_FILE}", f"-timeout={HANG}", f"-rss_limit_mb={MEGABYTES}", "-print_final_stats=1",
              f"-artifact_prefix={options.out}-", str(folder / "corpus"), *dictionary(target.tokens, folder / "tokens")],
             findings.try_one,
             custom_mutator=lambda content, longest, seed: target.change(content, longest, random.Random(seed)))
