@@ -42,13 +42,14 @@ HANG, MEGABYTES = 600, 2_048    # seconds (much, for the machine may be busy) an
 
 
 class Target:
-    """A reader with sound files to start from; `read(content)` raises nothing but `refusals`, naming `path`."""
+    """A reader with `seeds`, sound files to start from; `read(content)` raises only `refusals`, naming `path`."""
 
     tokens = ()                             # what the files are made of
     refusals = (ValueError, FileNotFoundError)
 
     def __init__(self, folder):
         self.path = folder / "hostile"
+        self.sound = list(self.seeds())
 
     def change(self, content, longest, rng):
         """Another content, made from this one."""
@@ -71,6 +72,8 @@ class Safetensors(Target):
 
     def change(self, content, longest, rng):
         """Any byte; the header alone, with its length set right; or one of the header's tokens for another."""
+        if rng.random() < 0.3:              # most of what has been reached is far from sound by now: begin anew
+            content = rng.choice(self.sound)
         if rng.random() < 0.25 or len(content) < 8:
             return atheris.Mutate(content, longest)
         (length,) = struct.unpack("<Q", content[:8])
@@ -149,6 +152,7 @@ class Voc(Target):
               "encoding='idna'", "xmlns:a='b'", "a:b", "<annotation>", "<difficult>1</difficult>", "<filename>"]
 
     def __init__(self, folder):
+        super().__init__(folder)
         self.path = folder / "x.xml"
         Image.new("RGB", (8, 6)).save(folder / "x.jpg")
 
@@ -194,6 +198,7 @@ class Lists(Target):
               "9" * 400, "é", "\0"]
 
     def __init__(self, folder):
+        super().__init__(folder)
         self.folder = self.path = folder
         for name in ("c/train/a.png", "c/mask/a.png", "t/train/n1/images/n1_0.JPEG", "t/train/n1/images/n1_1.JPEG"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +294,7 @@ def main():
         for name in ("work", "corpus"):
             (folder / name).mkdir()
         target = TARGETS[options.target](folder / "work")
-        for number, content in enumerate(target.seeds()):
+        for number, content in enumerate(target.sound):
             (folder / "corpus" / str(number)).write_bytes(content)
         findings = Findings(target, options.out)
         atheris.Setup(

@@ -187,7 +187,7 @@ def _resumed(checkpoint, model, optimizer, config):
         raise FileNotFoundError(f"fit: there is no {checkpoint} to resume from; give the folder of a run "
                                 "that was started, or start one without resume")
     description = read_description(checkpoint)
-    if set(description["progress"]) != set(asdict(Progress())):
+    if _kinds(description["progress"]) != _kinds(asdict(Progress())):
         raise ValueError(f"fit: {checkpoint} was not written by fit; load_checkpoint reads it")
     before = description["config"]
     absent = "not given"
@@ -200,6 +200,11 @@ def _resumed(checkpoint, model, optimizer, config):
     batches = config["batches_per_epoch"]
     print(f"Resuming in epoch {progress.epoch} after batch {progress.batch} of {batches}.", flush=True)
     return progress
+
+
+def _kinds(progress):
+    """The names of a progress and the types of their values, by which to know one."""
+    return {name: type(value) for name, value in progress.items()}
 
 
 # Checks
