@@ -11,6 +11,8 @@ the folder `--out`, and the run goes on; its last line counts. A finding belongs
 import argparse
 import gzip
 import hashlib
+import mmap
+import os
 import random
 import re
 import struct
@@ -238,37 +240,36 @@ class Findings:
 
     def __init__(self, target, out):
         self.target, self.out = target, out
-        self.read = self.refused = 0
         self.faults = set()
+        # In memory that a process shares with its fork: the fuzzer ends its process without a word to Python.
+        self.counts = np.frombuffer(mmap.mmap(-1, 3 * 8), np.int64)      # files read, refused, findings
 
     def try_one(self, content):
         try:
             began = time.process_time()
             try:
                 self.target.read(content)
-                self.read += 1
+                self.counts[0] += 1
             except self.target.refusals as error:
                 check_sentence(error, self.target)
-                self.refused += 1
+                self.counts[1] += 1
             assert time.process_time() - began < SECONDS, "it takes too long"
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             fault = (type(error).__name__, *(f"{frame.name}:{frame.lineno}" for frame in frames[-3:]))
             if fault not in self.faults:
                 self.faults.add(fault)
+                self.counts[2] += 1
                 self.keep(content)
-        if (self.read + self.refused) % 100_000 == 0:
-            self.report()
 
     def keep(self, content):
-        self.out.mkdir(parents=True, exist_ok=True)
         kept = self.out / f"{type(self.target).__name__.lower()}-{hashlib.sha256(content).hexdigest()[:12]}"
         kept.write_bytes(content)
         print(f"FINDING {kept}\n{traceback.format_exc()}", flush=True)
 
     def report(self):
-        print(f"{type(self.target).__name__}: {self.read:,} files read, {self.refused:,} refused, "
-              f"{len(self.faults)} findings", flush=True)
+        read, refused, findings = self.counts
+        print(f"{type(self.target).__name__}: {read:,} files read, {refused:,} refused, {findings} findings")
 
 
 def dictionary(tokens, path):
@@ -285,7 +286,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("findings"), help="folder for the files that break the rule")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")         # Pillow's, of images that are large but not too large
     tn.manual_seed(0)
     # In memory, where there is such a place: a disk would take a hundred times as long as the reader.
@@ -297,13 +298,25 @@ def main():
         for number, content in enumerate(target.sound):
             (folder / "corpus" / str(number)).write_bytes(content)
         findings = Findings(target, options.out)
-        atheris.Setup(
-            [sys.argv[0], f"-max_total_time={round(60 * options.minutes)}", f"-seed={options.seed}",
-             f"-max_len={LONGEST_FILE}", f"-timeout={HANG}", f"-rss_limit_mb={MEGABYTES}", "-print_final_stats=1",
-             f"-artifact_prefix={options.out}-", str(folder / "corpus"), *dictionary(target.tokens, folder / "tokens")],
-            findings.try_one,
-            custom_mutator=lambda content, longest, seed: target.change(content, longest, random.Random(seed)))
-        atheris.Fuzz()                      # ends the process by itself
+        arguments = [
+            sys.argv[0], f"-max_total_time={round(60 * options.minutes)}", f"-seed={options.seed}",
+            f"-max_len={LONGEST_FILE}", f"-timeout={HANG}", f"-report_slow_units={HANG}",
+            f"-rss_limit_mb={MEGABYTES}", f"-artifact_prefix={options.out}/", str(folder / "corpus"),
+            *dictionary(target.tokens, folder / "tokens")]
+        child = os.fork()
+        if child == 0:
+            fuzz(target, findings, arguments)
+        _, status = os.waitpid(child, 0)
+        findings.report()
+    sys.exit(1 if status or findings.counts[2] else 0)
+
+
+def fuzz(target, findings, arguments):
+    """Try files until the time is over; doesn't return."""
+    atheris.Setup(
+        arguments, findings.try_one,
+        custom_mutator=lambda content, longest, seed: target.change(content, longest, random.Random(seed)))
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
