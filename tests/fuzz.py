@@ -11,6 +11,7 @@ the folder `--out`, and the run goes on; its last line counts. A finding belongs
 import argparse
 import gzip
 import hashlib
+import json
 import mmap
 import os
 import random
@@ -73,21 +74,41 @@ class Safetensors(Target):
             yield self.path.read_bytes()
 
     def change(self, content, longest, rng):
-        """Any byte; the header alone, with its length set right; or one of the header's tokens for another."""
+        """Any byte; or of the header alone, its length set right, any byte, a token for another, or whole arrays."""
         if rng.random() < 0.3:              # most of what has been reached is far from sound by now: begin anew
             content = rng.choice(self.sound)
         if rng.random() < 0.25 or len(content) < 8:
             return atheris.Mutate(content, longest)
         (length,) = struct.unpack("<Q", content[:8])
         header, rest = content[8:8 + length], content[8 + length:]
-        if rng.random() < 0.4:
+        kind = rng.random()
+        if kind < 0.3:
             header = atheris.Mutate(header, max(longest - 8 - len(rest), 1))
+        elif kind < 0.6:
+            header = self.rearranged(header, rng)
         else:
             places = list(re.finditer(rb'"[^"]*"|[-+.\w]+|[^\s]', header)) or [re.match(b"", header)]
             place = rng.choice(places)
             start = rng.choice([place.start(), place.end()])            # replaced, or put behind
             header = header[:start] + rng.choice(self.tokens).encode() + header[place.end():]
         return (struct.pack("<Q", len(header)) + header + rest)[:longest]
+
+    @staticmethod
+    def rearranged(header, rng):
+        """Each array sound by itself, but some removed, some copied, some of other bytes: holes and overlaps."""
+        try:
+            arrays = json.loads(header)
+            arrays.pop("__metadata__", None)
+            bounds = sorted(bound for entry in arrays.values() for bound in entry["data_offsets"])
+            for _ in range(rng.randint(1, 2)):
+                start, stop = sorted(rng.choices(bounds, k=2))
+                name = rng.choice([*arrays, rng.choice(list(arrays)) + "'"])
+                arrays[name] = {"dtype": "U8", "shape": [stop - start], "data_offsets": [start, stop]}
+                if rng.random() < 0.3:
+                    del arrays[rng.choice(list(arrays))]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            return header                   # it is broken by now
+        return json.dumps(arrays).encode()
 
     def read(self, content):
         self.path.write_bytes(content)
