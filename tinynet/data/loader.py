@@ -1,8 +1,8 @@
 """DataLoader: batches of a dataset, the same bits for any number of workers and from any batch on."""
+import contextlib
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from threading import Event
 
 import numpy as np
@@ -108,7 +108,7 @@ class DataLoader:
         """The batches of which something could be read, in order; counts what could not."""
         self.position = start
         given = 0
-        with closing(prepared):
+        with contextlib.closing(prepared):
             for position, (batch, refused) in enumerate(prepared, start + 1):
                 for index, error in refused:
                     self._faults.keep(index, str(error))
