@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors as reference
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -345,6 +345,33 @@ def test_the_packer_of_hostile_files_can_pack_sound_ones(path):
     path.write_bytes(pack({"b": entry(offsets=(2, 4)), "a": entry(), "e": empty}, b"1234"))
     loaded = load(path)
     assert {name: array.tobytes() for name, array in loaded.items()} == {"a": b"12", "e": b"", "b": b"34"}
+
+
+small_entry = st.builds(entry, st.sampled_from(["U8", "F16"]), st.tuples(st.integers(0, 3)),
+                        st.tuples(st.integers(0, 4), st.integers(0, 4)))
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from("abc"), small_entry, max_size=3), st.integers(0, 4))
+@example({"b": entry(offsets=(2, 4)), "a": entry()}, 4)
+@example({"a": entry(offsets=(1, 3))}, 3)
+def test_arrays_that_lay_out_the_file_are_read_and_no_others(header, size, tmp_path):
+    """Every byte after the header belongs to one array, and each array has as many as its shape and dtype need."""
+    owners = [0] * size
+    sound = True
+    for claim in header.values():
+        start, stop = claim["data_offsets"]
+        sound &= stop - start == claim["shape"][0] * DTYPES[claim["dtype"]].itemsize and stop <= size
+        for place in range(start, min(stop, size)):
+            owners[place] += 1
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(pack(header, bytes(range(size))))
+    if sound and all(count == 1 for count in owners):
+        for name, array in load(path).items():
+            assert array.tobytes() == bytes(range(*header[name]["data_offsets"]))
+    else:
+        with pytest.raises(ValueError, match=f"{path} is not a sound safetensors file"):
+            load(path)
 
 
 LARGE_HEADERS = {
