@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 
 import tinynet as tn
 
+collect_ignore = ["fuzz.py", "kill_points.py"]      # commands; the first would slow down every module that it imports
+
 settings.register_profile(
     "tinynet",
     deadline=None,

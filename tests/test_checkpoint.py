@@ -109,7 +109,9 @@ def damaged(path, change):
     (lambda state, metadata: state.update({"optimizer.lr": np.array(np.nan)}), "lr"),
     (lambda state, metadata: metadata.update(random="{}"), "does not fit"),
     (lambda state, metadata: metadata.update(random='{"bit_generator": "MT19937"}'), "does not fit"),
-], ids=["missing", "unexpected", "dtype", "optimiser", "lr", "no random", "other random"])
+    (lambda state, metadata: metadata.update(random=metadata["random"].replace('"inc": ', '"inc": 9' + 99 * "0")),
+     "does not fit"),
+], ids=["missing", "unexpected", "dtype", "optimiser", "lr", "no random", "other random", "huge random"])
 def test_a_late_fault_leaves_nothing_half_changed(change, match, path):
     save_checkpoint(path, *trained(), {})
     damaged(path, change)
@@ -126,6 +128,7 @@ def test_a_late_fault_leaves_nothing_half_changed(change, match, path):
     (lambda state, metadata: metadata.update(tinynet="checkpoint 2"), "no checkpoint"),
     (lambda state, metadata: metadata.update(progress="{"), "damaged"),
     (lambda state, metadata: metadata.pop("random"), "damaged"),
+    (lambda state, metadata: metadata.update(progress="[1]"), "must each be a table"),
 ])
 def test_what_is_no_checkpoint(change, match, path):
     save_checkpoint(path, *trained(), {})

@@ -2,14 +2,23 @@
 
 import json
 import os
+import signal
 import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import safetensors as reference
+import safetensors.numpy
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import tinynet.safetensors
 from tinynet.safetensors import DTYPES, load, load_metadata, save, write_atomically
 
 
@@ -155,6 +164,112 @@ def test_unwritable_places(tmp_path):
             save({}, place)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("options, whole", [(["--points", "200"], True), (["--points", "40", "--in-place"], False)])
+def test_killed_at_any_point_while_overwriting_the_file_is_whole(options, whole, tmp_path):
+    command = [sys.executable, "-m", "tests.kill_points", tmp_path, *options]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
+    assert (done.returncode == 0) == whole, done.stdout + done.stderr
+    assert ("200 of 200 kill points survived" in done.stdout) == whole
+    assert done.stderr == ""
+    # What the killed ones have left goes with the first write an hour later, and not before.
+    unfinished = list(tmp_path.glob(".unfinished-*"))
+    assert bool(unfinished) == whole
+    for number, place in enumerate(unfinished):
+        os.utime(place, (0, 0) if number else None)
+    save({}, tmp_path / "another.safetensors")
+    assert list(tmp_path.glob(".unfinished-*")) == unfinished[:1]
+
+
+def writing_to(monkeypatch, device):
+    """Let the temporary file be a device, which fails as a full disk does."""
+    def opened(path, mode):
+        os.symlink(device, path)
+        return open(path, "wb")
+
+    monkeypatch.setattr(tinynet.safetensors, "open", opened, raising=False)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("size", [1, 1_000_000], ids=["at the flush", "at the write"])
+def test_a_full_disk(size, path, monkeypatch):
+    save({"old": np.arange(3)}, path)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        writing_to(patch, "/dev/full")
+        with pytest.raises(OSError, match=f"cannot write {path}: No space left on device; give a file in a folder"):
+            save({"new": np.zeros(size)}, path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_file_beyond_the_limit_of_the_process(path):
+    """The system itself refuses to let the file grow, after it has taken a part of it."""
+    resource = pytest.importorskip("resource")
+    save({"old": np.arange(3)}, path)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"cannot write {path}: File too large"):
+            save({"new": np.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders have no such permissions")
+def test_a_read_only_folder(path):
+    save({"old": np.arange(3)}, path)
+    before = path.read_bytes()
+    os.chmod(path.parent, 0o555)
+    root = os.geteuid() == 0
+    if root:                # whom no permission stops
+        os.seteuid(65534)
+    try:
+        with pytest.raises(OSError, match=f"cannot write {path}: Permission denied; give a file in a folder"):
+            save({"new": np.zeros(3)}, path)
+    finally:
+        if root:
+            os.seteuid(0)
+        os.chmod(path.parent, 0o755)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+# The reference library
+
+@given(state=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), arrays, max_size=5),
+       metadata=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2))
+def test_the_reference_library_reads_and_writes_the_same_bits(state, metadata, tmp_path_factory):
+    ours, theirs = (tmp_path_factory.mktemp("both") / name for name in ("ours", "theirs"))
+    state.pop("__metadata__", None)
+    save(state, ours, metadata)
+    reference.numpy.save_file(state, theirs, metadata or None)
+    if len(metadata) < 2:               # the reference writes metadata in the order of its hash table
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert load_metadata(theirs) == metadata
+    with reference.safe_open(ours, "numpy") as file:
+        assert (file.metadata() or {}) == metadata
+    for loaded in (reference.numpy.load_file(ours), load(theirs)):
+        assert set(loaded) == set(state)
+        assert all(same(loaded[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("code", DTYPES)
+def test_the_reference_library_reads_and_writes_every_dtype(code, tmp_path):
+    """All bit patterns of the small ones, NaNs with a payload too."""
+    values = np.arange(65536, dtype="<u2").view("u1")
+    array = (values % 2 if code == "BOOL" else values).view(DTYPES[code]).reshape(2, -1)
+    save({"a": array}, tmp_path / "ours")
+    reference.numpy.save_file({"a": array}, tmp_path / "theirs")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    assert same(reference.numpy.load_file(tmp_path / "ours")["a"], array)
+    assert same(load(tmp_path / "theirs")["a"], array)
+
+
 # Hostile files
 
 def entry(dtype="U8", shape=(2,), offsets=(0, 2)):
@@ -189,7 +304,10 @@ HOSTILE = {
     "unknown dtype": (pack({"a": entry("BF16", (1,))}, b"12"), "'a' has the dtype 'BF16'; this module reads"),
     "dtype a list": (pack({"a": entry(["U8"])}, b"12"), "has the dtype"),
     "shape a number": (pack({"a": {**entry(), "shape": 2}}, b"12"), "has the shape 2"),
-    "negative size": (pack({"a": entry(shape=(-1, -2))}, b"12"), "has the shape"),
+    "negative size": (pack({"a": entry(shape=(-1, -2))}, b"12"), "the number '-1', and it knows none below 0"),
+    "minus nothing": (pack(b'{"a":{"dtype":"U8","shape":[-0],"data_offsets":[0,0]}}'), "the number '-0'"),
+    "half a character": (pack(b'{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'), "surrogate"),
+    "half a character in the metadata": (pack(b'{"__metadata__":{"a":"\\udfff"}}'), "surrogate"),
     "size no integer": (pack({"a": entry(shape=(2.0,))}, b"12"), "has the shape"),
     "size a bool": (pack({"a": entry(shape=(True,), offsets=(0, 1))}, b"1"), "has the shape"),
     "size above 2**63": (pack({"a": entry(shape=(2**63,))}, b"12"), "has the shape"),
@@ -198,7 +316,7 @@ HOSTILE = {
     "vast without elements": (pack({"a": entry(shape=(0, 2**62, 2**62), offsets=(0, 0))}), "too large"),
     "one offset": (pack({"a": entry(offsets=(0,))}, b"12"), "must be \\[start, stop\\]"),
     "offsets backwards": (pack({"a": entry(offsets=(2, 0))}, b"12"), "must be \\[start, stop\\]"),
-    "offset negative": (pack({"a": entry(offsets=(-2, 0))}, b"12"), "must be \\[start, stop\\]"),
+    "offset negative": (pack({"a": entry(offsets=(-2, 0))}, b"12"), "the number '-2'"),
     "offset no integer": (pack({"a": entry(offsets=(0, 2.0))}, b"12"), "must be \\[start, stop\\]"),
     "shape larger than span": (pack({"a": entry(shape=(3,))}, b"12"), "needs 3 bytes, but its data_offs"),
     "shape smaller than span": (pack({"a": entry(shape=(1,))}, b"12"), "needs 1 bytes"),
@@ -227,6 +345,75 @@ def test_the_packer_of_hostile_files_can_pack_sound_ones(path):
     path.write_bytes(pack({"b": entry(offsets=(2, 4)), "a": entry(), "e": empty}, b"1234"))
     loaded = load(path)
     assert {name: array.tobytes() for name, array in loaded.items()} == {"a": b"12", "e": b"", "b": b"34"}
+
+
+small_entry = st.builds(entry, st.sampled_from(["U8", "F16"]), st.tuples(st.integers(0, 3)),
+                        st.tuples(st.integers(0, 4), st.integers(0, 4)))
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from("abc"), small_entry, max_size=3), st.integers(0, 4))
+@example({"b": entry(offsets=(2, 4)), "a": entry()}, 4)
+@example({"a": entry(offsets=(1, 3))}, 3)
+def test_arrays_that_lay_out_the_file_are_read_and_no_others(header, size, tmp_path):
+    """Every byte after the header belongs to one array, and each array has as many as its shape and dtype need."""
+    owners = [0] * size
+    sound = True
+    for claim in header.values():
+        start, stop = claim["data_offsets"]
+        sound &= stop - start == claim["shape"][0] * DTYPES[claim["dtype"]].itemsize and stop <= size
+        for place in range(start, min(stop, size)):
+            owners[place] += 1
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(pack(header, bytes(range(size))))
+    if sound and all(count == 1 for count in owners):
+        for name, array in load(path).items():
+            assert array.tobytes() == bytes(range(*header[name]["data_offsets"]))
+    else:
+        with pytest.raises(ValueError, match=f"{path} is not a sound safetensors file"):
+            load(path)
+
+
+LARGE_HEADERS = {
+    "empty lists": b'{"a":[' + b"[]," * 100_000 + b"[]]}",
+    "empty tables": b'{"a":[' + b"{}," * 100_000 + b"{}]}",
+    "one field after another": b"{" + b",".join(b'"%x":0' % i for i in range(30_000)) + b"}",
+    "a long name": b'{"' + b"a" * 1_000_000 + b'":0}',
+    "a long number": b'{"a":' + b"9" * 1_000_000 + b"}",
+    "digits": b'{"a":{"dtype":"U8","shape":[' + b"1," * 200_000 + b'1],"data_offsets":[0,1]}}',
+    "arrays": b"{" + b",".join(b'"%x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(7_000))
+              + b',"z":0}',
+}
+
+
+@pytest.mark.parametrize("header", LARGE_HEADERS.values(), ids=LARGE_HEADERS.keys())
+def test_what_a_large_header_takes_is_in_proportion(header, path):
+    """At most 30 bytes of memory for each of its bytes, and a microsecond or so."""
+    path.write_bytes(pack(header))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="not a sound safetensors file") as caught:
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 30 * len(header)
+    finally:
+        tracemalloc.stop()
+    began = time.process_time()
+    with pytest.raises(ValueError):
+        load(path)
+    assert time.process_time() - began < 1e-5 * len(header)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_vast_file_of_nothing(path):
+    """It takes no room on the disk, but would in memory."""
+    size = 2**42
+    path.write_bytes(pack({"a": entry(shape=(size,), offsets=(0, size))}))
+    try:
+        os.truncate(path, path.stat().st_size + size)
+    except OSError:
+        pytest.skip("no files of this size here")
+    with pytest.raises(MemoryError, match=f"'a' in {path} takes 4,398,046,511,104 bytes, more than this machine"):
+        load(path)
 
 
 def test_every_cut_is_refused(path):

@@ -1,6 +1,7 @@
 """The training loop: it learns, it records, and a stop anywhere leaves no trace in the results."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import tinynet as tn
 from tinynet import nn, optim, training
 from tinynet.checkpoint import read_description, save_checkpoint
 from tinynet.data.loader import DataLoader
+from tinynet.safetensors import load, load_metadata, save
 from tinynet.training import fit
 
 
@@ -52,12 +54,12 @@ SETTINGS = {"epochs": 3, "schedule": optim.CosineLR(0.1, total_steps=9), "clip_n
 BATCHES = 3
 
 
-def run(out, loss_fn=squared_error, **changes):
+def run(out, loss_fn=squared_error, loader=None, **changes):
     """A whole run from scratch, seeds, model and all: 3 epochs of 3 batches, the last of them smaller."""
     tn.manual_seed(4)
     model = Line().eval()       # fit is to switch it
     optimizer = optim.Adam(model.parameters(), lr=0.1)
-    loader = DataLoader(dataset(), batch_size=4, shuffle=True, seed=4)
+    loader = loader or DataLoader(dataset(), batch_size=4, shuffle=True, seed=4)
     return fit(model, optimizer, loader, loss_fn, out=out, **(SETTINGS | changes))
 
 
@@ -230,6 +232,27 @@ def test_resuming_with_more_epochs_goes_on(tmp_path, reference):
     assert files(tmp_path) == reference[1]
 
 
+@pytest.mark.filterwarnings("ignore:DataLoader. skipped")
+@pytest.mark.parametrize("call", [1, 4, 7, 14])
+def test_where_samples_are_skipped_a_stop_leaves_no_trace_either(call, tmp_path):
+    """Of ten batches of one sample, three can't be read and so aren't given."""
+    class Broken(list):
+        def __getitem__(self, index):
+            if index in (2, 3, 9):
+                raise OSError("it is broken")
+            return super().__getitem__(index)
+
+    def loader():
+        return DataLoader(Broken(dataset()), batch_size=1, shuffle=True, seed=4, on_error="skip")
+
+    whole = run(tmp_path / "whole", loader=loader())
+    assert [row["step"] for row in whole] == [7, 14, 21]
+    with pytest.raises(SystemExit):
+        run(tmp_path / "stopped", interrupting(call, send(signal.SIGINT)), loader=loader())
+    assert run(tmp_path / "stopped", loader=loader(), resume=True) == whole
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
+
+
 def test_the_second_signal_stops_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(training.StopSignals, "ECHO_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
@@ -275,6 +298,19 @@ def test_resuming_a_checkpoint_of_another_loop(tmp_path):
     optimizer = optim.SGD(model.parameters(), lr=1.0)
     save_checkpoint(tmp_path / "checkpoint.safetensors", model, optimizer, {"epoch": 1})
     with pytest.raises(ValueError, match="was not written by fit"):
+        run(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("damage", [
+    {"epoch": "2"}, {"step": 1.5}, {"history": {}}, {"batch": True}, {"loss_sum": None},
+])
+def test_resuming_a_damaged_checkpoint(damage, tmp_path):
+    run(tmp_path, epochs=1)
+    path = tmp_path / "checkpoint.safetensors"
+    metadata = load_metadata(path)
+    metadata["progress"] = json.dumps(json.loads(metadata["progress"]) | damage)
+    save(load(path), path, metadata)
+    with pytest.raises(ValueError, match="checkpoint.safetensors was not written by fit"):
         run(tmp_path, resume=True)
 
 

@@ -58,7 +58,7 @@ def load_checkpoint(path, model, optimizer=None):
             changed.append((optimizer, optimizer.state_dict()))
             optimizer.load_state_dict(_part(state, "optimizer."))
             random.set_state(description["random"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         for owner, before in changed:
             owner.load_state_dict(before)
         random.set_state(random_before)
@@ -78,6 +78,8 @@ def read_description(path):
                          f"metadata would say tinynet: {KIND!r}); tinynet.load reads its arrays")
     try:
         parts = {name: json.loads(metadata[name]) for name in ("config", "progress", "random")}
+        if not all(isinstance(part, dict) for part in parts.values()):
+            raise ValueError("config, progress and random must each be a table")
         return {"model": metadata["model"], **parts}
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"load_checkpoint: the metadata of {os.fspath(path)} is damaged ({error!r}); "

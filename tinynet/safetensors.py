@@ -12,9 +12,11 @@ https://github.com/huggingface/safetensors
 import json
 import math
 import os
+import reprlib
 import secrets
 import stat
 import struct
+import time
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -33,6 +35,13 @@ RANK = {code: rank for rank, code in enumerate(DTYPES)}
 
 MAX_HEADER = 100_000_000            # bytes; the reference's limit
 MAX_DIMENSIONS = 64                 # NumPy's limit
+
+UNFINISHED = ".unfinished-"         # how the names of temporary files begin
+FORGOTTEN = 3600                    # seconds without a change after which nobody can be writing to one any more
+
+BRIEF = reprlib.Repr()              # what a hostile file says, fit to stand in a sentence, however much it is
+BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = 80
+BRIEF.maxlevel = 3
 
 
 class FormatError(ValueError):
@@ -78,7 +87,8 @@ def load(path):
     """Read a safetensors file: a dict of name to ndarray, each array fresh, writable and of its own memory.
 
     Raises ValueError, naming the file and the reason, for a file that breaks the format in any way, before
-    memory for its arrays is taken; FileNotFoundError where there is none.
+    memory for its arrays is taken; FileNotFoundError where there is none. Time and memory are in proportion to
+    the file's size, whatever it claims: an array takes its bytes, and each byte of the header at most 30.
     """
     with _open(path) as file:
         entries, _ = _read_header(file, path)
@@ -97,11 +107,14 @@ def write_atomically(path, chunks):
 
     They go to a temporary file in the same folder, which is forced to the disk, then renamed over `path`.
     Raises OSError, naming the file and the reason; the temporary file is removed, the old file as it was.
+    Only a process that is killed outright leaves its temporary file behind: an hour later the next write into
+    this folder removes it.
     """
     target = os.path.realpath(path)         # through a symbolic link, so that the link stays one
     folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".unfinished-{secrets.token_hex(8)}")
+    temporary = os.path.join(folder, f"{UNFINISHED}{secrets.token_hex(8)}")
     try:
+        _remove_forgotten(folder)
         try:
             with open(temporary, "xb") as file:
                 for chunk in chunks:
@@ -117,6 +130,16 @@ def write_atomically(path, chunks):
     except OSError as error:
         raise OSError(f"cannot write {os.fspath(path)}: {error.strerror or error}; give a file in a folder "
                       "that exists, can be written and has room") from error
+
+
+def _remove_forgotten(folder):
+    """Remove the temporary files of processes that were killed; not those of others that are writing now."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(UNFINISHED):
+                with suppress(OSError):         # another process was faster, or it isn't ours to remove
+                    if entry.is_file(follow_symlinks=False) and time.time() - entry.stat().st_mtime > FORGOTTEN:
+                        os.remove(entry.path)
 
 
 def _sync_folder(folder):
@@ -152,11 +175,18 @@ def _checked_metadata(metadata):
 
 
 def _checked_text(text):
+    if not _is_unicode(text):
+        raise ValueError(f"save: {text!r} isn't valid Unicode; remove the lone surrogate in it")
+    return text
+
+
+def _is_unicode(text):
+    """Whether UTF-8 holds the text: Python's strings and JSON's escapes allow halves of surrogate pairs."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"save: {text!r} isn't valid Unicode; remove the lone surrogate in it") from None
-    return text
+        return False
+    return True
 
 
 def _little_endian(name, array):
@@ -208,6 +238,9 @@ def _read_header(file, path):
     metadata = header.pop("__metadata__", {})
     if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
         _refuse(path, "its __metadata__ is not a table of string to string")
+    for text in (*header, *metadata, *metadata.values()):
+        if not _is_unicode(text):
+            _refuse(path, f"its header has {_short(text)}, half of a surrogate pair, which is no character")
 
     first = 8 + length
     entries = {name: _entry(name, raw, first, path) for name, raw in header.items()}
@@ -226,7 +259,7 @@ def _read_header(file, path):
 
 
 def _parse(encoded, path):
-    """The header as a dict; JSON's own parser would keep the last of two equal keys without a word."""
+    """The header as a dict; Python's parser alone would keep the last of two equal keys without a word."""
     def table(pairs):
         found = {}
         for key, value in pairs:
@@ -235,10 +268,15 @@ def _parse(encoded, path):
             found[key] = value
         return found
 
+    def whole(digits):
+        if digits[0] == "-":            # -0 too, which int would make a harmless 0 of
+            _refuse(path, f"its header has the number {_short(digits)}, and it knows none below 0")
+        return int(digits)
+
     if encoded[:1] != b"{":
         _refuse(path, "its header does not begin with '{'")
     try:
-        return json.loads(encoded.decode("utf-8"), object_pairs_hook=table)
+        return json.loads(encoded.decode("utf-8"), object_pairs_hook=table, parse_int=whole)
     except FormatError:
         raise
     except (ValueError, RecursionError) as error:
@@ -276,15 +314,18 @@ def _is_counts(value):
 
 
 def _short(value):
-    """What a hostile file says, fit to stand in a sentence."""
-    text = repr(value)
+    text = BRIEF.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _read_array(file, path, name, entry):
     """One array; the header's checks have already tied its size to the file's."""
     dtype = DTYPES[entry.code]
-    array = np.empty(entry.shape, dtype)
+    try:
+        array = np.empty(entry.shape, dtype)
+    except MemoryError:
+        raise MemoryError(f"load: {_short(name)} in {os.fspath(path)} takes {entry.stop - entry.start:,} bytes, "
+                          "more than this machine has free") from None
     file.seek(entry.start)
     if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
         _refuse(path, f"it ended inside {_short(name)} while it was read")

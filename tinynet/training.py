@@ -68,7 +68,7 @@ def fit(model, optimizer, loader, loss_fn, *, epochs, out, schedule=None, clip_n
                     if schedule is not None:
                         optimizer.lr = schedule(progress.step)
                     loss = train_step(model, optimizer, batch, loss_fn, clip_norm, progress)
-                    progress.count(loss, len(batch[0]))
+                    progress.count(loss, len(batch[0]), loader.position)
                     display.show_batch(progress, optimizer.lr)
                     if stop.signal:
                         break
@@ -133,8 +133,8 @@ class Progress:
     def mean_loss(self):
         return self.loss_sum / self.samples
 
-    def count(self, loss, samples):
-        self.batch += 1
+    def count(self, loss, samples, position):
+        self.batch = position               # a batch of which nothing could be read was left out
         self.step += 1
         self.loss_sum += loss * samples     # the last batch may be smaller: weigh it by its samples
         self.samples += samples
@@ -187,7 +187,7 @@ def _resumed(checkpoint, model, optimizer, config):
         raise FileNotFoundError(f"fit: there is no {checkpoint} to resume from; give the folder of a run "
                                 "that was started, or start one without resume")
     description = read_description(checkpoint)
-    if set(description["progress"]) != set(asdict(Progress())):
+    if _kinds(description["progress"]) != _kinds(asdict(Progress())):
         raise ValueError(f"fit: {checkpoint} was not written by fit; load_checkpoint reads it")
     before = description["config"]
     absent = "not given"
@@ -200,6 +200,11 @@ def _resumed(checkpoint, model, optimizer, config):
     batches = config["batches_per_epoch"]
     print(f"Resuming in epoch {progress.epoch} after batch {progress.batch} of {batches}.", flush=True)
     return progress
+
+
+def _kinds(progress):
+    """The names of a progress and the types of their values, by which to know one."""
+    return {name: type(value) for name, value in progress.items()}
 
 
 # Checks

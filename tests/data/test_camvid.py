@@ -1,10 +1,12 @@
 """CamVid: reading the layout, and a sentence for every way in which it can be broken."""
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tinynet.data import CamVid, DataLoader
+from tinynet.data.files import LARGEST_LIST
 from tinynet.data.images import image_size, read_image, read_labels
 
 Image = pytest.importorskip("PIL.Image")
@@ -81,14 +83,51 @@ def test_an_unknown_split_names_those_there_are(tree, split):
     ("train\\a.png trainannot/a.png\n", "a backslash"),
     ("a.png trainannot/a.png\n", "names no folder"),
     ("/a.png trainannot/a.png\n", "names no folder"),
-    ("/etc/passwd trainannot/a.png\n", "the image .*etc/passwd of .*a.png is missing"),
-    ("train/d.png trainannot/a.png\n", "the image .*d.png of .*a.png is missing"),
-    ("train/a.png trainannot/d.png\n", "the mask .*d.png of .*a.png is missing"),
+    ("//a.png trainannot/a.png\n", "names no folder"),
+    ("/../etc/passwd trainannot/a.png\n", r"holds '\.\.'"),
+    ("train/a\0.png trainannot/a.png\n", "a zero byte"),
+    ("train/" + 300 * "a" + " trainannot/a.png\n", "line 1: the image .*aa.* is missing"),
+    (10_000 * "train/a.png ", r"line 1: 'train/a.png train.{,70}\.\.\. has 10000 parts"),
+    ("/etc/passwd trainannot/a.png\n", "line 1: the image .*etc/passwd is missing"),
+    ("train/d.png trainannot/a.png\n", "line 1: the image .*d.png is missing"),
+    ("train/a.png trainannot/d.png\n", "line 1: the mask .*d.png is missing"),
 ])
 def test_a_list_that_makes_no_sense(tree, text, sentence):
     (tree / "train.txt").write_text(text)
-    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence) as caught:
         CamVid(tree)
+    assert str(tree / "train.txt") in str(caught.value) and len(str(caught.value)) < 800
+
+
+def test_a_list_that_is_no_list(tree):
+    (tree / "train.txt").write_bytes(b"")
+    os.truncate(tree / "train.txt", LARGEST_LIST + 1)
+    with pytest.raises(ValueError, match="train.txt has more than 67,108,864 bytes"):
+        CamVid(tree)
+
+
+def test_bad_files_can_be_left_out(tree):
+    lines = (tree / "train.txt").read_text()
+    (tree / "train.txt").write_text(f"../x.png y.png\n{lines}train/d.png trainannot/a.png\n")
+    (tree / "train" / "b.png").write_text("not a picture")
+    with pytest.warns(UserWarning) as warned:
+        dataset = CamVid(tree, on_error="skip")
+    assert [image.stem for image, _ in dataset.pairs] == ["a", "c"]
+    reasons = [("line 1", "holds '..'"), ("line 3", "b.png: cannot be read as an image"), ("line 5", "is missing")]
+    assert len(warned) == len(dataset.skipped) == 3
+    for (key, reason), (line, expected), warning in zip(dataset.skipped.items(), reasons, warned, strict=True):
+        assert key == f"{tree / 'train.txt'}, {line}" and expected in reason
+        assert str(warning.message) == f"CamVid: skipped {key}: {reason}"
+    with pytest.raises(ValueError, match="holds '..'"):
+        CamVid(tree)
+    with pytest.raises(ValueError, match="CamVid: on_error is 'warn'; give 'raise', which stops at a bad file, or 'sk"):
+        CamVid(tree, on_error="warn")
+
+
+def test_with_nothing_left(tree):
+    (tree / "train.txt").write_text("../a b\n")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="names no images that can be read"):
+        CamVid(tree, on_error="skip")
 
 
 def test_a_list_with_a_byte_order_mark_and_foreign_line_ends(tree):

@@ -2,6 +2,7 @@
 import threading
 import time
 import traceback
+import warnings
 
 import numpy as np
 import pytest
@@ -132,6 +133,74 @@ def gone():
     raise AssertionError("loader threads are left")
 
 
+def skipping(bad, count, batch_size, error=OSError, **options):
+    """A loader of Numbers, of which those in `bad` cannot be read."""
+    class Bad(Numbers):
+        def sample(self, index, rng):
+            if index in bad:
+                raise error(f"{index}.png is broken")
+            return super().sample(index, rng)
+
+    return DataLoader(Bad(count), batch_size, on_error="skip", **options)
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, FileNotFoundError])
+def test_bad_samples_can_be_skipped_and_are_counted(error):
+    loader = skipping([1, 6, 7, 8], 10, 3, error)
+    with pytest.warns(UserWarning) as warned:
+        assert indices(loader) == [[0, 2], [3, 4, 5], [9]]      # of the third batch nothing is left
+    assert loader.skipped == {i: f"{i}.png is broken" for i in (1, 6, 7, 8)}
+    assert str(warned[0].message) == "DataLoader: skipped sample 1: 1.png is broken"
+    assert len(warned) == 4 and len(loader) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(indices(loader)) == 3                        # warned of once
+    assert len(loader.skipped) == 4
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.filterwarnings("ignore:DataLoader. skipped")
+def test_skipping_gives_the_same_bits_for_any_number_of_workers(workers):
+    alone, helped = (skipping(range(5, 12), 40, 2, shuffle=True, seed=3, workers=n) for n in (0, workers))
+    whole = DataLoader(Numbers(40), 2, shuffle=True, seed=3)
+    for _ in range(2):
+        good = [(rows[keep], noise[keep]) for rows, noise in whole
+                if (keep := (rows[:, 0, 0] < 5) | (rows[:, 0, 0] >= 12)).any()]
+        for expected, a, b in zip(good, alone, helped, strict=True):
+            for one, two, three in zip(expected, a, b, strict=True):
+                assert np.array_equal(one, two) and np.array_equal(two, three)
+        assert list(alone.skipped.items()) == list(helped.skipped.items())
+    assert set(alone.skipped) == set(range(5, 12))
+    assert not loader_threads()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:DataLoader. skipped")
+def test_resuming_behind_batches_that_were_left_out(workers):
+    loader = skipping([0, 1, 4, 5, 6, 7, 9], 12, 2, workers=workers)
+    whole, positions = [], []
+    for batch in loader.batches(0):
+        whole.append(batch)
+        positions.append(loader.position)
+    assert indices(whole) == [[2, 3], [8], [10, 11]] and positions == [2, 5, 6]
+    for given, start in enumerate(positions, start=1):
+        assert indices(loader.batches(0, start)) == indices(whole[given:])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:DataLoader. skipped")
+def test_an_epoch_of_which_nothing_can_be_read_is_an_error(workers):
+    with pytest.raises(ValueError, match="none of the 5 samples can be read; the last: 4.png is broken"):
+        list(skipping(range(5), 5, 2, workers=workers))
+    assert not loader_threads()
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, ZeroDivisionError])
+def test_other_errors_are_never_skipped(error):
+    with pytest.raises(error, match="3.png is broken"):
+        list(skipping([3], 5, 2, error))
+
+
 def test_closing_early_leaves_no_thread_behind():
     batches = DataLoader(Numbers(1000), 2, workers=3).batches(0)
     next(batches)
@@ -192,6 +261,7 @@ def test_a_sample_must_be_a_tuple():
     ({"batch_size": 2.5}, TypeError, "batch_size is 2.5"),
     ({"batch_size": 1, "workers": -1}, ValueError, "workers is -1"),
     ({"batch_size": 1, "seed": -3}, ValueError, "seed is -3"),
+    ({"batch_size": 1, "on_error": "ignore"}, ValueError, "on_error is 'ignore'; give 'raise'.* or 'skip'"),
     ({"batch_size": 5, "drop_last": True}, ValueError, "drop_last leaves no batch of the 4 samples"),
 ])
 def test_wrong_arguments(arguments, error, sentence):

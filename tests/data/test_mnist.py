@@ -1,6 +1,7 @@
 """MNIST: IDX files written byte by byte, and a sentence for every way in which they can lie."""
 import gzip
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,31 @@ def test_no_more_is_unpacked_than_promised(digits, monkeypatch):
     with pytest.raises(ValueError, match="but more follow"):
         MNIST(digits)
     assert min(unpacked) > 0 and sum(unpacked) == 16 + 240 + 1
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzipped"])
+def test_what_a_promise_takes(digits, pack):
+    """A promise of 2 GB with nothing behind it takes no memory, and what is there is not copied twice over."""
+    (digits / IMAGES).write_bytes(pack(struct.pack(">4I", 0x803, 2**17, 2**7, 2**7) + bytes(2_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="promises 131,072 x 128 x 128 = .* but only 2,000,000 follow"):
+            MNIST(digits)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_every_cut_is_refused(digits):
+    for name in (IMAGES, LABELS):
+        for pack in (bytes, gzip.compress):
+            whole = (digits / name).read_bytes()
+            packed = pack(whole)
+            for size in range(len(packed)):
+                (digits / name).write_bytes(packed[:size])
+                with pytest.raises(ValueError, match=f"MNIST: .*{name}"):
+                    MNIST(digits)
+            (digits / name).write_bytes(whole)
 
 
 @pytest.mark.parametrize("damage", [

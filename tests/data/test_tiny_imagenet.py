@@ -121,18 +121,27 @@ def test_a_box_outside_its_photo(tree, corners):
     (f"{FISH}_0.JPEG 5 0 3 3", r"line 1: the box \(5, 0, 3, 3\) ends before it begins"),
     (f"{FISH}_99.JPEG 0 0 3 3", f"line 1: there is no photo {FISH}_99.JPEG in .*images"),
     ("../../../secret.JPEG 0 0 3 3", "line 1: there is no photo"),
+    (f"/etc/{FISH}_1.JPEG 0 0 3 3", "line 1: there is no photo"),
+    (f"{FISH}_0.JPEG 0 0 {'9' * 5000} 3", r"line 1: .*\.\.\. should end in four whole numbers of at most 9 digits"),
+    (f"{FISH}_0.JPEG -{'9' * 400} 0 3 3", "line 1: .* four whole numbers"),
+    (f"{FISH}_0.JPEG 0 0 1_0 3", "line 1: .* four whole numbers"),
+    (f"{FISH}_0.JPEG nan 0 3 3", "line 1: .* four whole numbers"),
+    (f"{'x' * 100_000} 0 0 3 3", r"line 1: there is no photo x{77}\.\.\. in"),
     (f"{FISH}_1.JPEG 0 0 3 3", f"line 2: {FISH}_1.JPEG was there before"),
     ("", f"has no line for the photo .*{FISH}_0.JPEG .1 without a box"),
 ])
 def test_a_line_of_boxes_that_makes_no_sense(tree, line, sentence):
     first_line(tree, line)
-    with pytest.raises((ValueError, FileNotFoundError), match=f"boxes.txt,? {sentence}"):
+    with pytest.raises((ValueError, FileNotFoundError), match=f"boxes.txt,? {sentence}") as caught:
         TinyImageNet(tree)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("text, sentence", [
     ("", "names no classes"),
     (f"{FISH}\n../{CAT}\n", "line 2: .* is no WordNet id"),
+    ("/etc\n", "line 1: '/etc' is no WordNet id"),
+    (f"{'n' * 5000}\n", r"line 1: 'n{76}\.\.\. is no WordNet id"),
     (f"{FISH}\n\n{FISH}\n", f"line 3: {FISH} was there before"),
     (f"{FISH}\nn7\n", "words.txt has no name for n7"),
     (f"{FISH}\nn00000001\n", "there is no folder .*n00000001.images"),

@@ -1,4 +1,5 @@
 """VOC: both layouts, the quirks of real files, and a sentence for every way in which they can be broken."""
+import time
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,14 @@ def test_names_in_any_encoding(tmp_path, encoding):
     (an_object(box=(1, 1, "wide", 3)), r"object 1 \(apple\): xmax is 'wide', but must be a number"),
     (an_object(box=(1, "nan", 4, 3)), "ymin is 'nan'"),
     (an_object(box=(1, 1, "inf", 3)), "xmax is 'inf'"),
+    (an_object(box=(1, "1e400", 4, 3)), "ymin is '1e400'"),
+    (an_object(box=(1, "1_0", 4, 3)), "ymin is '1_0'"),
+    (an_object(box=(1, "1.2.3", 4, 3)), "ymin is '1.2.3'"),
+    (an_object(box=(1, "9" * 1_000_000, 4, 3)), r"ymin is '9{76}\.\.\., but must be a number"),
+    (an_object(box=(1, 1, "x" * 1_000_000, 3)), r"xmax is 'x{76}\.\.\., but must be a number"),
+    (an_object("n" * 1_000_000, box=(5, 1, 4, 3)), r"object 1 \(n{77}\.\.\.\) has the box 5, 1, 4, 3, whose max"),
+    (an_object(box=(0, 0, "1e-300", 3)), "which lies outside its image"),
+    (an_object(box=(1, 5, 4, 3)), "the box 1, 5, 4, 3, whose maximum lies below its minimum"),
     (an_object(box=(5, 1, 4, 3)), "the box 5, 1, 4, 3, whose maximum lies below its minimum"),
     (an_object(box=(9, 1, 12, 3)), "the box 9, 1, 12, 3, which lies outside its image of 8 x 6 pixels"),
     (an_object(box=(1, -5, 3, 0)), "lies outside its image"),
@@ -210,7 +219,44 @@ def test_names_in_any_encoding(tmp_path, encoding):
 def test_annotations_that_make_no_sense(tmp_path, objects, sentence):
     with pytest.raises(ValueError, match=f"VOC: .*{sentence}") as error:
         one(tmp_path, objects)
-    assert str(tmp_path) in str(error.value)
+    assert str(tmp_path / "x.xml") in str(error.value) or objects == ""
+    assert len(str(error.value)) < 600
+
+
+def test_bad_files_can_be_left_out(folder):
+    (folder / "c.xml").write_text("<annotation>")
+    (folder / "e.jpg").write_text("no picture")
+    (folder / "f.xml").write_text(annotation(an_object(box=(5, 1, 4, 3))))
+    with pytest.warns(UserWarning) as warned:
+        train, val = (VOC(folder, split, on_error="skip") for split in ("train", "val"))
+    assert [item.path.stem for item in train.items] == ["b", "d", "g"]     # the splits are what they were
+    assert [item.path.stem for item in val.items] == ["a"]
+    broken, no_image, inside_out = (str(folder / f"{name}.xml") for name in "cef")
+    assert list(train.skipped) == [broken, no_image] and list(val.skipped) == [broken, inside_out]
+    assert "c.xml cannot be read as XML: no element found" in train.skipped[broken]
+    assert "e.jpg: cannot be read as an image" in train.skipped[no_image]
+    assert "the box 5, 1, 4, 3, whose maximum lies below its minimum" in val.skipped[inside_out]
+    assert len(warned) == len(train.skipped) + len(val.skipped)
+    with pytest.raises(ValueError, match="c.xml cannot be read as XML"):
+        VOC(folder)
+
+
+@pytest.mark.parametrize("make", [
+    lambda n: annotation(*(an_object(f"n{i}") for i in range(n))),
+    lambda n: "<annotation " + " ".join(f"a{i}='b'" for i in range(n)) + "/>",
+    lambda n: "<annotation>" + "<a/>" * n + "</annotation>",
+    lambda n: "<annotation>" + "<object><name>n</name>" + "&lt;" * n + "</object></annotation>",
+    lambda n: "<annotation>" + "".join(f"<n{i}:a xmlns:n{i}='b'/>" for i in range(n)) + "</annotation>",
+], ids=["objects", "attributes", "elements", "references", "namespaces"])
+def test_large_annotations_take_time_in_proportion(tmp_path, make):
+    """4 MB at the most, so a second or two; what is quadratic in one of these would take minutes."""
+    text = make(20_000)
+    began = time.process_time()
+    try:
+        one(tmp_path, text=text)
+    except ValueError as error:
+        assert "VOC: " in str(error)
+    assert time.process_time() - began < 3
 
 
 BOMB = "<!DOCTYPE x [<!ENTITY a 'ha'><!ENTITY b '&a;&a;&a;&a;'>]><annotation>&b;</annotation>"

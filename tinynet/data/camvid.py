@@ -1,8 +1,10 @@
 """CamVid: street scenes with a class for every pixel, in the folder layout of the SegNet tutorial."""
+import os
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from tinynet.data.files import Faults, brief, numbered_lines
 from tinynet.data.images import image_size, read_image, read_labels
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
@@ -18,7 +20,8 @@ class CamVid:
     `root` holds `<split>.txt`, whose lines name an image and its mask; of either path the last two parts
     count (`/SegNet/CamVid/train/a.png` is `root/train/a.png`). A mask's pixel value is the class; 11
     (void) is `ignore_index`, and `palette` has a colour for it too. `cache=True` keeps decoded files in
-    memory as uint8 (0.7 MB for 360x480).
+    memory as uint8 (0.7 MB for 360x480). `on_error="skip"` leaves out the lines whose files are refused when
+    the dataset is made, with a warning; `skipped` is a dict of line to reason.
 
     Raises FileNotFoundError or ValueError with the file's name: when made, for missing folders, lists and
     files, lines that make no sense, files that are no images and masks of another size; when read, for
@@ -32,11 +35,12 @@ class CamVid:
     palette = np.array(PALETTE, np.uint8)
     ignore_index = VOID
 
-    def __init__(self, root, split="train", cache=False):
+    def __init__(self, root, split="train", cache=False, on_error="raise"):
         self.root = Path(root)
-        self.pairs = _listed_pairs(self.root, _list_file(self.root, split))
+        faults = Faults("CamVid", on_error)
+        self.pairs = _listed_pairs(self.root, _list_file(self.root, split), faults)
+        self.skipped = faults.reasons
         self._cache = {} if cache else None
-        _check_files(self.pairs)
 
     def __len__(self):
         return len(self.pairs)
@@ -67,42 +71,40 @@ def _list_file(root, split):
                      f"splits there: {', '.join(splits)}")
 
 
-def _listed_pairs(root, list_file):
-    """The pairs (image path, mask path) that the list file names."""
+def _listed_pairs(root, list_file, faults):
+    """The pairs (image path, mask path) that the list file names, their heads checked."""
     pairs = []
-    for number, line in enumerate(list_file.read_text("utf-8-sig", errors="replace").splitlines(), start=1):
-        names = line.split()
-        if not names:
-            continue
-        if len(names) != 2:
-            raise ValueError(f"CamVid: {list_file}, line {number}: {line!r} has {len(names)} parts; "
-                             "a line names an image and its mask, with a space between")
-        pairs.append(tuple(_resolved(root, name, f"{list_file}, line {number}") for name in names))
+    for where, line in numbered_lines("CamVid", list_file):
+        with faults.skipped_as(where):
+            names = line.split()
+            if len(names) != 2:
+                raise ValueError(f"CamVid: {where}: {brief(repr(line))} has {len(names)} parts; "
+                                 "a line names an image and its mask, with a space between")
+            image, mask = (_resolved(root, name, where) for name in names)
+            _check_files(image, mask, where)
+            pairs.append((image, mask))
     if not pairs:
-        raise ValueError(f"CamVid: {list_file} names no images; give a list with a line for each image")
+        raise ValueError(f"CamVid: {list_file} names no images that can be read; give a list with a line for each")
     return pairs
 
 
 def _resolved(root, name, where):
     parts = PurePosixPath(name).parts
-    if ".." in parts or "\\" in name:
-        raise ValueError(f"CamVid: {where}: {name!r} holds '..' or a backslash; "
+    if ".." in parts or "\\" in name or "\0" in name:
+        raise ValueError(f"CamVid: {where}: {brief(repr(name))} holds '..', a backslash or a zero byte; "
                          f"name files inside {root}, with slashes")
-    if len(parts) < 2 or parts[-2] == "/":
-        raise ValueError(f"CamVid: {where}: {name!r} names no folder; "
+    if len(parts) < 2 or parts[-2].startswith("/"):         # the root of an absolute path is / or //
+        raise ValueError(f"CamVid: {where}: {brief(repr(name))} names no folder; "
                          "give folder/file, such as train/0001.png")
     return root.joinpath(*parts[-2:])
 
 
-def _check_files(pairs):
-    """Every file is there and the head of each mask agrees with that of its image."""
-    for image, mask in pairs:
-        for path, other in ((image, mask), (mask, image)):
-            if not path.is_file():
-                kind = "image" if path == image else "mask"
-                raise FileNotFoundError(f"CamVid: the {kind} {path} of {other} is missing")
-    for image, mask in pairs:
-        _check_sizes(image, image_size(image), mask, image_size(mask))
+def _check_files(image, mask, where):
+    """Both files are there and the head of the mask agrees with that of its image."""
+    for path, kind in ((image, "image"), (mask, "mask")):
+        if not os.path.isfile(path):                        # False for a name that is too long, too
+            raise FileNotFoundError(f"CamVid: {where}: the {kind} {brief(str(path), 300)} is missing")
+    _check_sizes(image, image_size(image), mask, image_size(mask))
 
 
 def _read_pair(image, mask):

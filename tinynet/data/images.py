@@ -1,6 +1,12 @@
 """Reads image files into arrays with Pillow, asked for only here; says which file is broken and why."""
+from pathlib import Path
+
 import numpy as np
 
+from tinynet.data.files import brief, open_regular
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")     # others stay shut: Pillow would run Ghostscript for EPS
+MOST_PIXELS = 2**26       # 67 million; 0.2 GB as bytes, 0.8 GB as float32
 ORIENTATION = 0x0112      # the EXIF tag that says how the camera was held
 TURNED = (5, 6, 7, 8)     # its values for which width and height change places
 
@@ -8,8 +14,9 @@ TURNED = (5, 6, 7, 8)     # its values for which width and height change places
 def read_image(path):
     """The picture as uint8 (H, W, 3): always RGB, transparent parts white, turned upright by its EXIF tag.
 
-    Raises FileNotFoundError, and ValueError for a file that is no image, is truncated or has more than 8
-    bits a channel.
+    The content tells the format, not the name. Raises FileNotFoundError, and ValueError for a file that is no
+    JPEG, PNG, BMP, GIF or WebP, is truncated, has no pixel, more than 2**26 of them (a small file can claim
+    billions, and would unpack to as many bytes) or more than 8 bits a channel.
     """
     from_pillow, operations = _pillow()
 
@@ -28,8 +35,7 @@ def read_image(path):
 def read_labels(path):
     """The label map as uint8 (H, W), the pixel values as stored: of a palette image the palette's indices.
 
-    Raises FileNotFoundError, and ValueError for a file that is no image, is truncated or has not one 8-bit
-    channel.
+    Raises as `read_image`, and ValueError where there is not one 8-bit channel.
     """
     def decode(image):
         if image.mode not in ("L", "P"):
@@ -51,12 +57,23 @@ def image_size(path):
 
 def _opened(path, use):
     pillow, _ = _pillow()
-    with open(path, "rb") as file:
+    with open_regular(Path(path)) as file:
         try:
-            with pillow.open(file) as image:
+            with pillow.open(file, formats=FORMATS) as image:
+                _check_size(*image.size)
                 return use(image)
+        except pillow.UnidentifiedImageError as error:
+            raise ValueError(f"{path}: cannot be read as an image: it is none of {', '.join(FORMATS)}") from error
         except Exception as error:      # on broken bytes Pillow raises nearly any type, SyntaxError included
-            raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+            raise ValueError(f"{path}: cannot be read as an image: {brief(str(error), 300)}") from error
+
+
+def _check_size(width, height):
+    """What the head says, before any pixel is unpacked."""
+    if width < 1 or height < 1:
+        raise ValueError(f"it is {width} pixels wide and {height} high, which makes none")
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"it is {width:,} pixels wide and {height:,} high; at most {MOST_PIXELS:,} are read")
 
 
 def _refuse_deep(image):

@@ -1,4 +1,5 @@
 """DataLoader: batches of a dataset, the same bits for any number of workers and from any batch on."""
+import contextlib
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -6,6 +7,8 @@ from os import getpid
 from threading import Event
 
 import numpy as np
+
+from tinynet.data.files import Faults
 
 BATCHES_AHEAD = 2      # prepared batches that may wait, for each worker
 
@@ -20,8 +23,13 @@ class DataLoader:
     - batch_size: samples in a batch; the last batch has what remains, or is left out with `drop_last`.
     - shuffle: a new permutation of all samples in every epoch, made from (seed, epoch).
     - workers: threads that prepare the next batches while the caller works; 0 prepares each when asked.
+    - on_error: what a ValueError or an OSError of the dataset does, by which readers refuse a file. "raise"
+      stops there. "skip" leaves the sample out, so that its batch is shorter, or is not given at all if it was
+      alone; the other batches stay what they were. `loader.skipped` is a dict of index to reason, and each is
+      warned of once. An epoch of which nothing can be read raises ValueError even so.
 
     `loader.epoch` is the epoch that the next iteration gives; going through to the end counts it up.
+    `loader.position` is the place in its epoch behind the batch given last: where to resume.
     `loader.waited` is the time in seconds that the caller has spent waiting for batches so far.
 
     Raises ValueError for an empty dataset, a batch_size below 1, negative workers or seed, and, at the batch
@@ -34,7 +42,8 @@ class DataLoader:
     (3, 1)
     """
 
-    def __init__(self, dataset, batch_size, shuffle=False, seed=0, workers=0, drop_last=False):
+    def __init__(self, dataset, batch_size, shuffle=False, seed=0, workers=0, drop_last=False,
+                 on_error="raise"):
         _check_whole("batch_size", batch_size, 1)
         _check_whole("workers", workers, 0)
         _check_whole("seed", seed, 0)
@@ -50,12 +59,19 @@ class DataLoader:
         self.workers = workers
         self.drop_last = drop_last
         self.epoch = 0
+        self.position = 0
         self.waited = 0.0
+        self._faults = Faults("DataLoader", on_error, "sample ")
 
     def __len__(self):
         """The number of batches in an epoch."""
         samples = len(self.dataset)
         return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
+
+    @property
+    def skipped(self):
+        """The samples that could not be read so far, a dict of index to reason."""
+        return dict(self._faults.reasons)
 
     def __iter__(self):
         yield from self.batches(self.epoch)
@@ -78,7 +94,8 @@ class DataLoader:
                              f"give a start from 0 to {len(self)}")
         order = self.order(epoch)
         chunks = [order[i * self.batch_size:(i + 1) * self.batch_size] for i in range(start, len(self))]
-        return self._prefetched(epoch, chunks) if self.workers else self._on_demand(epoch, chunks)
+        prepared = self._prefetched(epoch, chunks) if self.workers else self._on_demand(epoch, chunks)
+        return self._readable(prepared, start)
 
     def order(self, epoch):
         """The indices of all samples in the order in which epoch `epoch` takes them."""
@@ -87,6 +104,21 @@ class DataLoader:
             return np.arange(samples)
         # (seed, epoch, i) seeds sample i; no sample has the index `samples`, so this seed is the order's own.
         return np.random.default_rng((self.seed, epoch, samples)).permutation(samples)
+
+    def _readable(self, prepared, start):
+        """The batches of which something could be read, in order; counts what could not."""
+        self.position = start
+        given = 0
+        with contextlib.closing(prepared):
+            for position, (batch, refused) in enumerate(prepared, start + 1):
+                for index, error in refused:
+                    self._faults.keep(index, str(error))
+                if batch is not None:
+                    self.position = position
+                    given += 1
+                    yield batch
+        if start == 0 and not given:
+            raise ValueError(f"DataLoader: none of the {len(self.dataset)} samples can be read; the last: {error}")
 
     def _on_demand(self, epoch, chunks):
         for chunk in chunks:
@@ -129,12 +161,19 @@ class DataLoader:
             pool.shutdown(wait=at_ease, cancel_futures=True)
 
     def _prepare(self, epoch, indices, closing):
-        samples = []
+        """(batch, refused): the samples stacked, or None if none can be read; [(index, its error)]."""
+        samples, kept, refused = [], [], []
         for index in indices.tolist():
             if closing is not None and closing.is_set():
                 return None                             # nobody waits for this batch any more
-            samples.append(draw(self.dataset, index, np.random.default_rng((self.seed, epoch, index))))
-        return _stacked(samples, indices.tolist())
+            try:
+                samples.append(draw(self.dataset, index, np.random.default_rng((self.seed, epoch, index))))
+                kept.append(index)
+            except (ValueError, OSError) as error:
+                if not self._faults.skips:
+                    raise
+                refused.append((index, error))
+        return (_stacked(samples, kept) if kept else None), refused
 
 
 def draw(dataset, index, rng):

@@ -97,11 +97,10 @@ def _head_bytes(path, stream, count):
 
 def _read_at_most(stream, count):
     """Up to `count` bytes, piece by piece: a promise alone takes no memory."""
-    pieces, left = [], count
-    while left and (piece := stream.read(min(left, PIECE))):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
+    values = bytearray()
+    while len(values) < count and (piece := stream.read(min(count - len(values), PIECE))):
+        values += piece
+    return values
 
 
 def _files(root, split):

@@ -1,12 +1,16 @@
 """Tiny ImageNet: photos of 64x64 pixels with one class and one box each, in the folder layout of CS231N."""
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tinynet.data.files import brief, numbered_lines
 from tinynet.data.images import read_image
 
 ENDINGS = (".jpeg", ".jpg")
+LONGEST_WNID = 32
+POSITION = re.compile("-?[0-9]{1,9}")       # of a pixel
 
 
 class Entry(NamedTuple):
@@ -66,15 +70,15 @@ def _listed_wnids(root):
     if not root.is_dir():
         raise FileNotFoundError(f"TinyImageNet: there is no folder {root}; give the one that holds wnids.txt")
     path = root / "wnids.txt"
-    wnids = []
-    for where, line in _lines(path):
+    wnids = set()
+    for where, line in numbered_lines("TinyImageNet", path):
         wnid = line.strip()
-        if not wnid.isalnum():
-            raise ValueError(f"TinyImageNet: {where}: {line!r} is no WordNet id; a line holds one, such as "
-                             "n01443537")
+        if not (wnid.isalnum() and len(wnid) <= LONGEST_WNID):
+            raise ValueError(f"TinyImageNet: {where}: {brief(repr(line))} is no WordNet id; a line holds one, "
+                             "such as n01443537")
         if wnid in wnids:
             raise ValueError(f"TinyImageNet: {where}: {wnid} was there before; name each class once")
-        wnids.append(wnid)
+        wnids.add(wnid)
     if not wnids:
         raise ValueError(f"TinyImageNet: {path} names no classes; give a line with an id for each")
     return tuple(sorted(wnids))
@@ -83,10 +87,10 @@ def _listed_wnids(root):
 def _short_names(path, wnids):
     """For each id its first name in words.txt, whose lines are id, tab, names with commas between."""
     names = {}
-    for where, line in _lines(path):
+    for where, line in numbered_lines("TinyImageNet", path):
         wnid, tab, words = line.partition("\t")
         if not tab or not words.strip():
-            raise ValueError(f"TinyImageNet: {where}: {line!r} is not an id, a tab and names")
+            raise ValueError(f"TinyImageNet: {where}: {brief(repr(line))} is not an id, a tab and names")
         names[wnid.strip()] = words.split(",")[0].strip()
     missing = [wnid for wnid in wnids if wnid not in names]
     if missing:
@@ -98,13 +102,14 @@ def _short_names(path, wnids):
 def _split_entries(root, wnids, split):
     if split not in ("train", "val"):
         raise ValueError(f"TinyImageNet: there is no split {split!r}; there are train and val")
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
     official = root / "val" / "val_annotations.txt"
     if split == "val" and official.is_file():
-        return _entries(official, root / "val" / "images", wnids)
+        return _entries(official, root / "val" / "images", labels)
     entries = []
     for wnid in wnids:
         folder = root / "train" / wnid
-        found = _entries(folder / f"{wnid}_boxes.txt", folder / "images", wnids, wnid)
+        found = _entries(folder / f"{wnid}_boxes.txt", folder / "images", labels, wnid)
         # All begin with the same id, so the shorter name has the smaller number.
         found.sort(key=lambda entry: (len(entry.path.name), entry.path.name))
         if not official.is_file():
@@ -117,14 +122,14 @@ def _split_entries(root, wnids, split):
     return entries
 
 
-def _entries(list_file, folder, wnids, wnid=None):
+def _entries(list_file, folder, labels, wnid=None):
     """The photos in `folder` by the lines of `list_file`, which name the class unless `wnid` is given."""
     files = _photos(folder)
     entries = {}
-    for where, line in _lines(list_file):
-        name, label, corners = _parsed(line, where, wnids, wnid)
+    for where, line in numbered_lines("TinyImageNet", list_file):
+        name, label, corners = _parsed(line, where, labels, wnid)
         if name not in files:
-            raise FileNotFoundError(f"TinyImageNet: {where}: there is no photo {name} in {folder}")
+            raise FileNotFoundError(f"TinyImageNet: {where}: there is no photo {brief(name)} in {folder}")
         if name in entries:
             raise ValueError(f"TinyImageNet: {where}: {name} was there before; give each photo one box")
         entries[name] = Entry(folder / name, corners, label, where)
@@ -145,26 +150,25 @@ def _photos(folder):
     return names
 
 
-def _parsed(line, where, wnids, wnid):
+def _parsed(line, where, labels, wnid):
     """(file name, label, corners) of a line: file, x1, y1, x2, y2, with the class behind the file if need be."""
     parts = line.split()
     form = ["file", *(["wnid"] if wnid is None else []), "x1", "y1", "x2", "y2"]
     if len(parts) != len(form):
-        raise ValueError(f"TinyImageNet: {where}: {line!r} has {len(parts)} parts; "
+        raise ValueError(f"TinyImageNet: {where}: {brief(repr(line))} has {len(parts)} parts; "
                          f"a line has {len(form)}: {', '.join(form)}")
     if wnid is None:
         wnid = parts[1]
-        if wnid not in wnids:
-            raise ValueError(f"TinyImageNet: {where}: the class {wnid} is not in wnids.txt")
-    try:
-        x1, y1, x2, y2 = corners = tuple(int(part) for part in parts[-4:])
-    except ValueError:
-        raise ValueError(f"TinyImageNet: {where}: {line!r} should end in four whole numbers, "
-                         "x1, y1, x2, y2") from None
+        if wnid not in labels:
+            raise ValueError(f"TinyImageNet: {where}: the class {brief(wnid)} is not in wnids.txt")
+    if not all(POSITION.fullmatch(part) for part in parts[-4:]):
+        raise ValueError(f"TinyImageNet: {where}: {brief(repr(line))} should end in four whole numbers of at most "
+                         "9 digits, x1, y1, x2, y2")
+    x1, y1, x2, y2 = corners = tuple(int(part) for part in parts[-4:])
     if x2 < x1 or y2 < y1:
         raise ValueError(f"TinyImageNet: {where}: the box {corners} ends before it begins; "
                          "give x1, y1, x2, y2, not a width and a height")
-    return parts[0], wnids.index(wnid), corners
+    return parts[0], labels[wnid], corners
 
 
 def _box(entry, size):
@@ -176,11 +180,3 @@ def _box(entry, size):
                          f"{entry.path}, which is {width} pixels wide and {height} high")
     box = np.divide((x1, y1, x2 + 1, y2 + 1), (width, height, width, height))
     return np.clip(box, 0, 1).astype(np.float32)
-
-
-def _lines(path):
-    """(where, line) for each line with something on it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"TinyImageNet: there is no file {path}")
-    lines = path.read_text("utf-8-sig", errors="replace").splitlines()
-    return [(f"{path}, line {i}", line) for i, line in enumerate(lines, start=1) if line.strip()]

@@ -1,5 +1,6 @@
 """VOC: photos with boxes around their objects, in Pascal VOC's XML files."""
 import math
+import re
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 from xml.etree.ElementTree import TreeBuilder
@@ -7,11 +8,13 @@ from xml.parsers import expat
 
 import numpy as np
 
+from tinynet.data.files import Faults, brief, numbered_lines, open_regular
 from tinynet.data.images import image_size, read_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LARGEST = 4_000_000        # bytes of XML: some 10,000 objects
 DEEPEST = 16               # elements within elements; VOC's own files have 5
+NUMBER = re.compile(r"[-+]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][-+]?[0-9]{1,3})?")
 VAL_EVERY = 5              # without lists of images: of the sorted images, this one's multiples are "val"
 
 
@@ -42,6 +45,8 @@ class VOC:
 
     classes: the names, sorted, of all objects of all splits; if given, objects of other names are left out.
     difficult: False leaves out the objects marked as difficult. cache=True keeps decoded images as uint8.
+    on_error: "skip" leaves out the annotations (and images) that are refused when the dataset is made, with a
+    warning for each; the others stay in their splits, and `skipped` is a dict of XML file to reason.
 
     Raises FileNotFoundError or ValueError with the file's name: when made, for missing folders, lists and
     images, XML that is broken, huge, too deep or declares entities, fields that are missing and boxes that
@@ -50,24 +55,32 @@ class VOC:
     M. Everingham et al., The Pascal Visual Object Classes (VOC) challenge, IJCV 88(2), 2010.
     """
 
-    def __init__(self, root, split="train", single=False, cache=False, classes=None, difficult=True):
+    def __init__(self, root, split="train", single=False, cache=False, classes=None, difficult=True,
+                 on_error="raise"):
         self.root = _found_root(Path(root))
         devkit = _is_devkit(self.root)
         folder = self.root / "Annotations" if devkit else self.root
         files = {path.stem: path for path in sorted(folder.glob("*.xml"))}
         chosen = _chosen(self.root, split, files, folder)
-        trees = {stem: _parsed(files[stem]) for stem in (files if classes is None else chosen)}
-        objects = {stem: _objects(files[stem], tree, difficult) for stem, tree in trees.items()}
+        faults = Faults("VOC", on_error)
+        trees, objects = {}, {}
+        for stem in files if classes is None else dict.fromkeys(chosen):
+            with faults.skipped_as(str(files[stem])):
+                tree = _parsed(files[stem])
+                trees[stem], objects[stem] = tree, _objects(files[stem], tree, difficult)
         if classes is None:
             classes = sorted({name for found in objects.values() for _, name, _ in found})
         if not classes:
             raise ValueError(f"VOC: the annotations in {folder} hold no objects; give a folder that has some")
         self.classes = tuple(classes)
+        labels = {name: label for label, name in reversed(list(enumerate(classes)))}        # of equal names the first
         pictures = _Pictures(self.root / "JPEGImages" if devkit else self.root)
-        annotated = [
-            _annotated(files[stem], pictures.of(files[stem], trees[stem]), objects[stem], self.classes)
-            for stem in chosen
-        ]
+        annotated = []
+        for stem in (stem for stem in chosen if stem in objects):
+            with faults.skipped_as(str(files[stem])):
+                picture = pictures.of(files[stem], trees[stem])
+                annotated.append(_annotated(files[stem], picture, objects[stem], labels))
+        self.skipped = faults.reasons
         self.items = [item for item in annotated if not single or len(item.labels) == 1]
         if not self.items:
             raise ValueError(f"VOC: the split {split!r} of {self.root} has {len(annotated)} images, none of "
@@ -141,13 +154,12 @@ def _listed(lists, split, files):
         splits = ", ".join(sorted(found.stem for found in lists.glob("*.txt")))
         raise ValueError(f"VOC: there is no split {split!r}, for {path} does not exist; splits there: "
                          f"{splits}")
-    lines = path.read_text("utf-8-sig", errors="replace").splitlines()
-    stems = [line.split()[0] for line in lines if line.strip()]
+    stems = [line.split()[0] for _, line in numbered_lines("VOC", path)]
     if not stems:
         raise ValueError(f"VOC: {path} names no images; give a list with a line for each image")
     for stem in stems:
         if stem not in files:
-            raise FileNotFoundError(f"VOC: {path} names {stem}, but there is no {stem}.xml among the "
+            raise FileNotFoundError(f"VOC: {path} names {brief(stem)}, but there is no such XML file among the "
                                     "annotations")
     return stems
 
@@ -166,7 +178,7 @@ class _Pictures:
         named = PureWindowsPath(_text(tree, "filename")).name              # splits at / and at \
         path = self.by_stem.get(annotation.stem) or self.by_name.get(named)
         if path is None:
-            also = f" and no {named!r}, which it names" if named else ""
+            also = f" and no {brief(repr(named))}, which it names" if named else ""
             raise FileNotFoundError(f"VOC: the image of {annotation} is missing: {self.folder} holds no "
                                     f"{annotation.stem}.jpg (or {', '.join(SUFFIXES[1:])}){also}")
         return path
@@ -202,7 +214,7 @@ def _parsed(path):
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = refuse_doctype
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         text = file.read(LARGEST + 1)
     if len(text) > LARGEST:
         refuse(f"it has more than {LARGEST:,} bytes, far beyond any VOC file")
@@ -214,7 +226,7 @@ def _parsed(path):
         raise ValueError(f"VOC: {path} cannot be read as XML: {error}") from None
     tree = builder.close()
     if tree.tag != "annotation":
-        refuse(f"its root element is <{tree.tag}>, but VOC's is <annotation>")
+        refuse(f"its root element is <{brief(tree.tag)}>, but VOC's is <annotation>")
     return tree
 
 
@@ -229,7 +241,7 @@ def _objects(path, tree, difficult):
         name = _text(element, "name")
         if not name:
             raise ValueError(f"VOC: {path}: object {number} has no name; give it one or remove it")
-        corners = _corners(f"VOC: {path}: object {number} ({name})", element.find("bndbox"))
+        corners = _corners(f"VOC: {path}: object {number} ({brief(name)})", element.find("bndbox"))
         if difficult or _text(element, "difficult") in ("", "0"):
             objects.append((number, name, corners))
     return objects
@@ -241,23 +253,20 @@ def _corners(where, element):
     corners = []
     for side in ("xmin", "ymin", "xmax", "ymax"):
         text = _text(element, side)
-        try:
-            corners.append(float(text))
-        except ValueError:
-            corners.append(math.nan)
+        corners.append(float(text) if NUMBER.fullmatch(text) else math.nan)
         if not math.isfinite(corners[-1]):
-            raise ValueError(f"{where}: {side} is {text!r}, but must be a number of pixels")
+            raise ValueError(f"{where}: {side} is {brief(repr(text))}, but must be a number of pixels")
     return tuple(corners)
 
 
 def _annotated(path, picture, objects, classes):
-    """The image with the objects of the classes, their boxes as fractions of it."""
+    """The image with the objects of the classes (name to label), their boxes as fractions of it."""
     height, width = image_size(picture)
     boxes, labels = [], []
     for number, name, corners in objects:
         if name in classes:
-            boxes.append(_fractions(f"VOC: {path}: object {number} ({name})", corners, width, height))
-            labels.append(classes.index(name))
+            boxes.append(_fractions(f"VOC: {path}: object {number} ({brief(name)})", corners, width, height))
+            labels.append(classes[name])
     return Annotated(picture, np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64))
 
 
@@ -267,10 +276,11 @@ def _fractions(where, corners, width, height):
         raise ValueError(f"{where} has the box {_listed_numbers(corners)}, whose maximum lies below its "
                          "minimum; boxes are xmin, ymin, xmax, ymax")
     cut = (max(x_min - 1, 0), max(y_min - 1, 0), min(x_max, width), min(y_max, height))
-    if cut[2] <= cut[0] or cut[3] <= cut[1]:
+    box = np.divide(cut, (width, height, width, height)).astype(np.float32)
+    if not (box[2:] > box[:2]).all():
         raise ValueError(f"{where} has the box {_listed_numbers(corners)}, which lies outside its image of "
                          f"{width} x {height} pixels; correct or remove it")
-    return cut[0] / width, cut[1] / height, cut[2] / width, cut[3] / height
+    return box
 
 
 def _listed_numbers(corners):
