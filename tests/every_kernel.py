@@ -32,7 +32,8 @@ def _backward(y, *leaves):
 
 def _convolutions(draw, rng):
     for channels, outputs, groups, size, stride in ((3, 8, 1, 3, 1), (16, 16, 1, 3, 1), (16, 16, 1, 4, 2),
-                                                    (8, 2, 1, 3, 1), (8, 8, 8, 3, 1), (8, 8, 2, 3, 2)):
+                                                    (16, 3, 1, 3, 1), (8, 2, 1, 3, 1), (8, 8, 8, 3, 1),
+                                                    (8, 8, 2, 3, 2)):
         x, w, b = draw(2, 8, 8, channels), draw(size, size, channels // groups, outputs), draw(outputs)
         yield _backward(tn.conv2d(x, w, b, stride=stride, padding=1, groups=groups), x, w, b)
         x, b = draw(2, 8, 8, outputs), draw(channels)

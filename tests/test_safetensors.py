@@ -352,9 +352,9 @@ small_entry = st.builds(entry, st.sampled_from(["U8", "F16"]), st.tuples(st.inte
 
 
 @settings(max_examples=300)
-@given(st.dictionaries(st.sampled_from("abc"), small_entry, max_size=3), st.integers(0, 4))
-@example({"b": entry(offsets=(2, 4)), "a": entry()}, 4)
-@example({"a": entry(offsets=(1, 3))}, 3)
+@given(header=st.dictionaries(st.sampled_from("abc"), small_entry, max_size=3), size=st.integers(0, 4))
+@example(header={"b": entry(offsets=(2, 4)), "a": entry()}, size=4)
+@example(header={"a": entry(offsets=(1, 3))}, size=3)
 def test_arrays_that_lay_out_the_file_are_read_and_no_others(header, size, tmp_path):
     """Every byte after the header belongs to one array, and each array has as many as its shape and dtype need."""
     owners = [0] * size
