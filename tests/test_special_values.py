@@ -48,7 +48,8 @@ def test_the_table_is_complete():
     assert [name for name in missing if name not in ("matmul", "binary_cross_entropy_with_logits")] == []
 
 
-KINDS = [(16, 3, 3, 1, 1), (4, 4, 3, 1, 1), (4, 1, 3, 1, 1), (16, 16, 3, 1, 1), (16, 16, 4, 2, 1), (4, 4, 3, 1, 4), (8, 16, 3, 2, 1)]
+KINDS = [(16, 3, 3, 1, 1), (4, 4, 3, 1, 1), (4, 1, 3, 1, 1), (16, 16, 3, 1, 1), (16, 16, 4, 2, 1), (4, 4, 3, 1, 4),
+         (8, 16, 3, 2, 1)]
 
 
 @pytest.mark.parametrize("C, O, K, stride, groups", KINDS)
