@@ -1,9 +1,12 @@
 """The package as a whole: its public names, imports without the extras, and every kernel as plain Python."""
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,3 +83,16 @@ def test_every_kernel_runs_as_plain_python_too():
     names = {}
     exec(STEP, names)
     np.testing.assert_allclose(plain, names["losses"], rtol=1e-4)
+
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_what_readme_points_to_is_there():
+    text = README.read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert len(links) > 40
+    assert [link for link in links if not (README.parent / link).exists()] == []
+    modules = set(re.findall(r"python -m ((?:tests|benchmarks|examples)\.\w+)", text))
+    assert len(modules) > 5
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
