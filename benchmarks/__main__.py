@@ -21,6 +21,7 @@ PARTS = (
     "edges",
     "sweep",
     "roofline",
+    "profile",
     "overhead",
     "loader",
     "guard",
