@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
 from tinynet.kernels.tile import I64, NEXT, ONE, STAY, VECTOR_BYTES, VECTORS, Operand, block, emit_loop
+from tinynet.kernels.window import clear, copy
 
 ROWS = 16                       # of pixels a task
 MOST = 4                        # outputs: a pixel of y is a short vector
@@ -79,7 +80,7 @@ def _add_rows(place, x, weights, nothing, start, y, window, products, line):
             # the pixel below and the tap below; the pixel to the right and the tap to the right; the next pixel
             steps = pitch + KW * O, columns + O, columns
             shifted_sums((products, i * pitch), steps, (np.int64(KH), np.int64(KW)), start, (line, np.int64(0)), O, OW)
-            _copy(line[:OW * O], y[n, first + i].reshape(-1))
+            copy(line[:OW * O], y[n, first + i].reshape(-1))
 
 
 @inner
@@ -92,25 +93,13 @@ def _multiply_row(x, weights, nothing, place, left, row):
     begin, end = max(0, left), min(width, left + W)          # left < 0: x's first pixels are cut off
     if h < 0 or h >= H or begin >= end:
         begin = end = width
-    _clear(row[:begin * columns])
-    _clear(row[end * columns:])
+    clear(row[:begin * columns])
+    clear(row[end * columns:])
     if end > begin:
         block((x.reshape(-1), ((n * H + h) * W + begin - left) * C, STAY, C, STAY, STAY, NEXT),
               (weights.reshape(-1), STAY, STAY, STAY, columns),
               (nothing, STAY, STAY, STAY), (row, begin * columns, STAY, columns),
               (ONE, ONE, C), (ONE, end - begin), columns)
-
-
-@inner
-def _copy(source, target):
-    for i in range(len(target)):
-        target[i] = source[i]
-
-
-@inner
-def _clear(target):
-    for i in range(len(target)):
-        target[i] = 0
 
 
 @intrinsic

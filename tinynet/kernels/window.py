@@ -11,25 +11,25 @@ def load_window(x, n, top, bottom, left, width, scratch):
     for h in range(top, bottom):
         line = scratch[(h - top) * width * C:(h - top + 1) * width * C]
         if h < 0 or h >= H or begin >= end:
-            _clear(line)
+            clear(line)
         else:
             at = ((n * H + h) * W + left) * C
-            _clear(line[:begin * C])
-            _copy(flat[at + begin * C:at + end * C], line[begin * C:end * C])
-            _clear(line[end * C:])
+            clear(line[:begin * C])
+            copy(flat[at + begin * C:at + end * C], line[begin * C:end * C])
+            clear(line[end * C:])
 
 
 # These loops run over slices, from 0: with an offset, line[begin + i], LLVM would not vectorise them. (And to
 # assign slice to slice takes numba 1.5 s to compile.)
 
 @inner
-def _copy(source, target):
+def copy(source, target):
     for i in range(len(target)):
         target[i] = source[i]
 
 
 @inner
-def _clear(target):
+def clear(target):
     for i in range(len(target)):
         target[i] = 0
 
@@ -45,4 +45,4 @@ def store_window(window, n, top, bottom, left, width, y):
     for h in range(max(top, 0), min(bottom, H)):
         at = ((n * H + h) * W + left) * C
         line = window[(h - top) * width * C:(h - top + 1) * width * C]
-        _copy(line[begin * C:end * C], flat[at + begin * C:at + end * C])
+        copy(line[begin * C:end * C], flat[at + begin * C:at + end * C])
