@@ -58,7 +58,8 @@ def add_shifted(x, weights, nothing, start, y, window, lanes):
     blocks = (OH + ROWS - 1) // ROWS
     pitch = (OW + KW - 1) * weights.shape[1]
     for lane in prange(lanes):
-        products, line = np.empty((ROWS + KH - 1) * pitch, x.dtype), np.empty(OW * O + MOST, x.dtype)
+        # the last vectors reach beyond the last pixel
+        products, line = np.empty((ROWS + KH - 1) * pitch + MOST, x.dtype), np.empty(OW * O + MOST, x.dtype)
         for task in range(np.int64(lane), len(x) * blocks, lanes):
             place = task // blocks, task % blocks * ROWS
             _add_rows(place, x, weights, nothing, start, y, window, products, line)
