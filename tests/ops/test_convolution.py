@@ -9,6 +9,7 @@ import tinynet as tn
 from tests.checks import check_op, draw
 from tests.naive import convolution as naive
 from tinynet import shapes
+from tinynet.ops.convolution import Then
 
 
 @st.composite
@@ -80,3 +81,20 @@ def test_bad_shapes_raise_before_any_work(monkeypatch):
         tn.conv_transpose2d(x, w)
     with pytest.raises(TypeError, match="x is float64, w is float32"):
         tn.conv2d(tn.Tensor(x), tn.Tensor(np.ones((3, 3, 4, 1), np.float32)))
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_the_bias_alone_needs_a_gradient(channels):
+    """The weight's gradient, which otherwise finds it in passing, isn't computed then."""
+    x, w = draw((2, 5, 5, channels)), draw((3, 3, channels, channels))
+    b = tn.Tensor(np.zeros(channels), requires_grad=True)
+    y = tn.conv2d(x, w, b, padding=1)
+    gy = draw(y.shape, 1)
+    y.backward(gy)
+    np.testing.assert_allclose(b.grad.numpy(), gy.sum((0, 1, 2)))
+
+
+def test_a_transposed_convolution_does_not_pool():
+    x, w = draw((1, 4, 4, 2)), draw((2, 2, 2, 2))
+    with pytest.raises(ValueError, match="conv_transpose2d: then can't pool; call max_pool2d on the result"):
+        tn.conv_transpose2d(x, w, then=Then(pool=True))
