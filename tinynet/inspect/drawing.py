@@ -126,14 +126,12 @@ def _down(place, a, b):
 
 def _lanes(edges):
     """(from, to) -> lane: the shortest first, each in the innermost lane that is free along it."""
-    lanes, taken = {}, []  # of each lane the stretches that are taken
+    lanes, taken = {}, []  # taken: of each lane the stretches that are
     for a, b in sorted(edges, key=lambda edge: edge[1] - edge[0]):
-        for lane, stretches in enumerate([*taken, []]):
-            if all(b <= c or d <= a for c, d in stretches):
-                break
+        free = (i for i, stretches in enumerate(taken) if all(b <= c or d <= a for c, d in stretches))
+        lane = lanes[a, b] = next(free, len(taken))
         taken[lane:] = taken[lane:] or [[]]
         taken[lane].append((a, b))
-        lanes[a, b] = lane
     return lanes
 
 

@@ -41,8 +41,9 @@ def _neighbours(shape):
     elif len(shape) == 4:
         n, height, width, channels = shape
         yield from ((n, height, width, c) for c in range(1, 17) if c != channels)
-        yield from ((n, h, w, channels) for h, w in sorted(_sizes(height, width) - {(height, width)},
-                                                           key=lambda s: abs(s[0] - height) + abs(s[1] - width)))
+        yield from ((n, h, w, channels) for _, _, h, w in sorted(
+            (abs(h - height) + abs(w - width), h != height and w != width, h, w)  # rather one side than both
+            for h, w in _sizes(height, width) - {(height, width)}))
     elif shape:
         others = (m for m in range(1, FEATURES + 1) if m != shape[-1])
         yield from ((*shape[:-1], m) for m in sorted(others, key=lambda m: abs(m - shape[-1])))

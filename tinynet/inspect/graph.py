@@ -173,10 +173,12 @@ class Names:
         return f"{path} {type(module).__name__}".strip()
 
     def of_parameter(self, parameter, call):
-        """Its name within the module that is called."""
-        if not isinstance(call, tuple):
-            return ""
-        return _below(self._path(call, call[0]), self._path(call, parameter))
+        """Its name within the module that is called; in a backward pass its name in the whole model."""
+        if isinstance(call, tuple):
+            return _below(self._path(call, call[0]), self._path(call, parameter))
+        while isinstance(call, Op):
+            call = call.call
+        return self._path(call, parameter) if call else ""
 
     def _path(self, call, thing):
         while isinstance(call[1], tuple):

@@ -12,8 +12,9 @@ convolution arithmetic for deep learning, 2016, arXiv:1603.07285)
     size + (k - 1) jump    and    s jump
 
 A transposed convolution of stride s makes the jump s times smaller, and reads ceil(k / s) pixels of the layer before.
-Where two meet, as at a skip connection, the larger counts. The statistics of a normalisation, which depend on all
-pixels, are left out.
+Where two meet, as at a skip connection, the larger counts. On images made larger, windows see more or less, depending
+on where they lie: the size is that of the largest, or a little above. The statistics of a normalisation, which depend
+on all pixels, are left out.
 """
 
 import math
@@ -64,9 +65,9 @@ def field_after(op, shapes, made, fields):
     known = [f for f in fields if f is not None]
     if not known or EVERYTHING in known:
         return EVERYTHING if known else None
-    field = Field(*(tuple(max(values) for values in zip(*numbers, strict=True)) for numbers in zip(*known, strict=True)))
     if _loses_place(op, shapes[0], made):
         return EVERYTHING
+    field = Field(*(tuple(map(max, *numbers)) for numbers in zip(*known, strict=True))) if known[1:] else known[0]
     window = _window(op, shapes)
     return field.seen_through(*window) if window else field
 

@@ -84,12 +84,12 @@ def summary(model, *shapes):
 
     >>> from tinynet import nn
     >>> summary(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)), (1, 64, 64, 3))
-    layer             output           parameters  multiply-adds   memory  sees
-    ---------------------------------------------------------------------------
-    0      Conv2d     1 x 64 x 64 x 8         224         884.7K  128 KiB   3x3
-    1      ReLU       1 x 64 x 64 x 8                             128 KiB   3x3
-    2      MaxPool2d  1 x 32 x 32 x 8                            32.0 KiB   4x4
-    ---------------------------------------------------------------------------
+    layer             output           parameters  multiply-adds    memory  sees
+    ----------------------------------------------------------------------------
+    0      Conv2d     1 x 64 x 64 x 8         224         884.7K   128 KiB   3x3
+    1      ReLU       1 x 64 x 64 x 8                              128 KiB   3x3
+    2      MaxPool2d  1 x 32 x 32 x 8                             32.0 KiB   4x4
+    ----------------------------------------------------------------------------
     Sequential: 1 x 64 x 64 x 3 becomes 1 x 32 x 32 x 8
     224 parameters; 884.7K multiply-adds
     288 KiB of outputs, of which training keeps 128 KiB for the backward pass
@@ -237,20 +237,13 @@ def _times(shape):
 
 def _count(n):
     """A large number in short: 9,408, 12.3K, 451.7M."""
-    for unit in ("", "K", "M"):
-        if n < (10_000 if not unit else 1000):
-            break
-        n /= 1000
-    else:
-        unit = "G"
-    return f"{n:.1f}{unit}" if unit else f"{n:,}"
+    if n < 10_000:
+        return f"{n:,}"
+    power = min((len(str(n)) - 1) // 3, 4)
+    return f"{n / 1000**power:.1f}{' KMGT'[power]}"
 
 
 def _bytes(n):
-    for unit in ("B", "KiB", "MiB"):
-        if n < 1024:
-            break
-        n /= 1024
-    else:
-        unit = "GiB"
-    return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
+    power = min((max(n, 1).bit_length() - 1) // 10, 3)
+    value = n / 1024**power
+    return f"{value:.{0 if power == 0 or value >= 100 else 1}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"
