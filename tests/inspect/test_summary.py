@@ -294,6 +294,11 @@ def test_what_is_no_shape(shape):
         tn.summary(nn.ReLU(), shape)
 
 
+def test_what_is_no_module():
+    with pytest.raises(TypeError, match="summary: got a function, but must get a Module"):
+        tn.summary(tn.relu, (1, 2))
+
+
 def test_other_errors_stay_what_they_are():
     class Wrong(nn.Module):
         def forward(self, x):

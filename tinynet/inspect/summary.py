@@ -14,6 +14,7 @@ from tinynet.autograd import dry_run, no_grad, running
 from tinynet.guard import owner
 from tinynet.inspect.fitting import shapes_that_fit
 from tinynet.inspect.reach import Field, field_after, multiply_adds
+from tinynet.nn import Module
 from tinynet.tensor import Tensor
 
 COLUMNS = ("layer", "", "output", "parameters", "multiply-adds", "memory", "sees")
@@ -94,6 +95,9 @@ def summary(model, *shapes):
     224 parameters; 884.7K multiply-adds
     288 KiB of outputs, of which training keeps 128 KiB for the backward pass
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"summary: got a {type(model).__name__}, but must get a Module; for a function write a Module "
+                        "whose forward calls it")
     shapes = [_checked(shape) for shape in shapes]
     watcher = Watcher(model)
     try:
