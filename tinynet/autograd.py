@@ -18,6 +18,7 @@ This file knows tensors only by what they carry (array, op, requires_grad); the 
 """
 
 import contextlib
+import itertools
 import threading
 
 import numpy as np
@@ -38,19 +39,45 @@ class _Mode(threading.local):
 _mode = _Mode()
 
 
+class _Running(threading.local):
+    """What is going on in the current thread, for those who look inside (tinynet/inspect).
+
+    call: the innermost call of a module, (module, the call around it), or None; in a backward pass the op whose
+    backward runs. Ops remember it as theirs.
+    watcher: in a dry run, the object whose run(op, inputs, arrays) stands in for the ops' forward; see Op.dry_run.
+    """
+
+    call = None
+    watcher = None
+
+
+running = _Running()
+_numbers = itertools.count()  # ops by the time at which they were recorded
+
+
 @contextlib.contextmanager
-def _switched(name, value):
-    before = getattr(_mode, name)
-    setattr(_mode, name, value)
+def _switched(name, value, where=_mode):
+    before = getattr(where, name)
+    setattr(where, name, value)
     try:
         yield
     finally:
-        setattr(_mode, name, before)
+        setattr(where, name, before)
 
 
 def is_recording():
     """Whether what is computed now can become part of a graph."""
     return _mode.recording
+
+
+def is_dry_run():
+    """Whether only shapes are computed now (tinynet.summary), so that there are no values to look at."""
+    return running.watcher is not None
+
+
+def dry_run(watcher):
+    """Within this context no op computes: watcher.run gives their results; module calls go by watcher.call."""
+    return _switched("watcher", watcher, running)
 
 
 def no_grad():
@@ -125,6 +152,8 @@ class Op:
 
     def __call__(self, *inputs):
         arrays = self._arrays(inputs)
+        if running.watcher is not None:
+            return inputs[0].wrap(running.watcher.run(self, inputs, arrays))
         recording = _mode.recording
         needs = [recording and x.requires_grad for x in inputs]
         self.needs = (*needs, *[False] * (len(self.arguments) - len(needs)))
@@ -136,6 +165,14 @@ class Op:
         if True in needs:
             self._record(inputs, output)
         return output
+
+    def output_shape(self, *shapes):
+        """The shape of forward's result for inputs of these shapes; a subclass of another shape than this says so."""
+        return np.broadcast_shapes(*shapes)
+
+    def dry_run(self, *arrays):
+        """What forward would return for such arrays, but without memory: an array that repeats a single zero."""
+        return np.broadcast_to(np.zeros((), arrays[0].dtype), self.output_shape(*(a.shape for a in arrays)))
 
     def _arrays(self, inputs):
         """The inputs' arrays, all of one float dtype."""
@@ -155,6 +192,7 @@ class Op:
         self.parents = [node(x) if need else None for x, need in zip(inputs, self.needs, strict=False)]
         self.shapes = [x.shape for x in inputs]
         self.dtype = output.dtype
+        self.call, self.number = running.call, next(_numbers)
         kept = []
         for name in self.keeps:
             if name == "output":
@@ -306,11 +344,12 @@ def _run(op, gy, useful):
     """The gradients of an op's inputs, but only of those that lead somewhere useful."""
     needs = op.needs
     op.needs = tuple(p in useful for p in op.parents) + needs[len(op.parents) :]
+    outer, running.call = running.call, op
     try:
         gradients = op._gradients(gy)
         return [g if need else None for g, need in zip(gradients, op.needs, strict=False)]
     finally:
-        op.needs = needs
+        op.needs, running.call = needs, outer
 
 
 def _add(arrived, n, g):

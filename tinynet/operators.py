@@ -100,6 +100,9 @@ class MatMul(Op):
     def forward(self, a, b):
         return matmul(a, b)
 
+    def output_shape(self, a, b):
+        return *a[:-1], b[-1]
+
     def backward(self, gc):
         ga = MatMul()(gc, swap_last(self.b)) if self.needs[0] else None
         gb = MatMul()(swap_last(self.a), gc) if self.needs[1] else None
@@ -126,6 +129,9 @@ class Sum(Op):
             return sum_rows(rows).reshape((1,) * leading + rest)
         return x.sum(axis=self.axes, keepdims=True)
 
+    def output_shape(self, x):
+        return tuple(1 if i in self.axes else n for i, n in enumerate(x))
+
     def backward(self, gy):
         return BroadcastTo(self.shape)(gy)
 
@@ -141,6 +147,9 @@ class BroadcastTo(Op):
     def forward(self, x):
         return np.ascontiguousarray(np.broadcast_to(x, self.shape))
 
+    def output_shape(self, x):
+        return self.shape
+
     def backward(self, gy):
         return gy
 
@@ -155,6 +164,8 @@ class Reshape(Op):
         self.x_shape = x.shape
         return x.reshape(self.shape)
 
+    dry_run = forward  # it only makes a view
+
     def backward(self, gy):
         return Reshape(self.x_shape)(gy)
 
@@ -167,6 +178,8 @@ class Transpose(Op):
 
     def forward(self, x):
         return x.transpose(self.axes)
+
+    dry_run = forward
 
     def backward(self, gy):
         return Transpose(tuple(int(i) for i in np.argsort(self.axes)))(gy)
@@ -181,6 +194,8 @@ class Index(Op):
     def forward(self, x):
         self.x_shape = x.shape
         return x[self.index]
+
+    dry_run = forward
 
     def backward(self, gy):
         return IndexAdd(self.index, self.x_shape)(gy)
@@ -201,6 +216,9 @@ class IndexAdd(Op):
             y[self.index] = x  # slices and integers take no element twice
         return y
 
+    def output_shape(self, x):
+        return self.shape
+
     def backward(self, gy):
         return Index(self.index)(gy)
 
@@ -215,8 +233,22 @@ class TakeLast(Op):
         self.length = x.shape[-1]
         return np.take_along_axis(x, self.index, -1)
 
+    def output_shape(self, x):
+        return *x[:-1], 1
+
     def backward(self, gy):
         return PutLast(self.index[..., 0], self.length)(gy)
+
+
+class MaxLast(TakeLast):
+    """y[..., 0] = the largest of each row, the first of equal ones, NaN if there is one;  gx = gy in its place"""
+
+    def __init__(self):
+        """The index is found by forward."""
+
+    def forward(self, x):
+        self.index = x.argmax(-1)[..., None]
+        return super().forward(x)
 
 
 class PutLast(Op):
@@ -229,6 +261,9 @@ class PutLast(Op):
         y = np.zeros((*x.shape[:-1], self.length), x.dtype)
         np.put_along_axis(y, self.index, x, -1)
         return y
+
+    def output_shape(self, x):
+        return *x[:-1], self.length
 
     def backward(self, gy):
         return TakeLast(self.index[..., 0])(gy)
@@ -245,9 +280,33 @@ class Where(Op):
     def forward(self, x, y):
         return np.where(self.condition, x, y)
 
+    def output_shape(self, x, y):
+        return np.broadcast_shapes(self.condition.shape, x, y)
+
     def backward(self, gz):
         zero = gz.like(0)
         return Where(self.condition)(gz, zero), Where(self.condition)(zero, gz)
+
+
+class Larger(Where):
+    """z = the larger of x and y, NaN if either is;  each gets gz where it was taken: of equal ones x"""
+
+    def __init__(self):
+        """The condition is found by forward."""
+
+    def forward(self, x, y):
+        self.condition = (x >= y) | np.isnan(x)
+        return super().forward(x, y)
+
+    output_shape = Op.output_shape
+
+
+class Smaller(Larger):
+    """z = the smaller of x and y, NaN if either is;  each gets gz where it was taken: of equal ones x"""
+
+    def forward(self, x, y):
+        self.condition = (x <= y) | np.isnan(x)
+        return Where.forward(self, x, y)
 
 
 class Cast(Op):
@@ -259,6 +318,9 @@ class Cast(Op):
     def forward(self, x):
         self.x_dtype = x.dtype
         return x.astype(self.to)
+
+    def dry_run(self, x):
+        return np.broadcast_to(np.zeros((), self.to), x.shape)
 
     def _fit(self, g, shape):
         return g  # the one op whose gradient changes its dtype on the way

@@ -248,7 +248,7 @@ class Tensor:
         count = _count("max", self.shape, axis)
         kept = [i for i in range(self.ndim) if i not in axes]
         rows = self.transpose((*kept, *axes)).reshape((*(self.shape[i] for i in kept), count))
-        y = ops.TakeLast(rows.array.argmax(-1))(rows)
+        y = ops.MaxLast()(rows)
         return y.reshape([1 if i in axes else n for i, n in enumerate(self.shape) if keepdims or i not in axes])
 
     def min(self, axis=None, keepdims=False):
@@ -310,9 +310,9 @@ class Tensor:
     def clip(self, low=None, high=None):
         """Limited to [low, high]; the gradient passes where low <= x <= high. NaN stays NaN."""
         y = self
-        for bound, beyond in ((low, np.less), (high, np.greater)):
+        for bound, limited in ((low, ops.Larger), (high, ops.Smaller)):
             if bound is not None:
-                y = ops.Where(beyond(y.array, bound))(self.like(bound), y)
+                y = limited()(y, self.like(bound))
         return y
 
     def astype(self, dtype):

@@ -17,6 +17,7 @@ import inspect
 
 import numpy as np
 
+from tinynet.autograd import running
 from tinynet.tensor import Tensor
 
 LOCKED = "locked: a live graph still needs its values; finish backward() or drop the graph's outputs first"
@@ -87,11 +88,17 @@ class Module(metaclass=ModuleType):
         raise NotImplementedError(f"{type(self).__name__} has no forward; define forward(self, x) in it")
 
     def __call__(self, *inputs, **options):
+        outer = running.call
+        running.call = call = (self, outer)
         try:
+            if running.watcher is not None:
+                return running.watcher.call(call, inputs, options)
             return self.forward(*inputs, **options)
         except Exception as error:
             _note_place(error, self)
             raise
+        finally:
+            running.call = outer
 
     # Attributes
 

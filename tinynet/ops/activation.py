@@ -56,6 +56,18 @@ class Gate(Op):
         return Gate(self.gate)(gy)
 
 
+class Dropout(Gate):
+    """y = g x with g = 0 with probability p, else 1 / (1 - p), drawn anew;  gx = g gy"""
+
+    def __init__(self, p):
+        self.p = p
+
+    def forward(self, x):
+        stays = generator().random(x.shape, dtype=np.float32) >= self.p  # the same draws for float64
+        self.gate = stays * np.array(1 / (1 - self.p) if self.p < 1 else 0, x.dtype)
+        return super().forward(x)
+
+
 class LeakyRelu(Op):
     """y = g x  with  g = 1 for x > 0, else the slope;  gx = g gy"""
 
@@ -286,9 +298,7 @@ def dropout(x, p=0.5, training=True):
         raise ValueError(f"dropout: p is {p!r}, but is the probability of a zero, from 0 to 1")
     if not training or p == 0:
         return x
-    stays = generator().random(x.shape, dtype=np.float32) >= p  # the same draws for float64
-    dtype = x.dtype if x.dtype.kind == "f" else np.float32
-    return Gate(stays * np.array(1 / (1 - p) if p < 1 else 0, dtype))(x)
+    return Dropout(p)(x)
 
 
 def _axis(op, x, axis):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinynet.autograd import Op
-from tinynet.operators import Where
+from tinynet.operators import Larger, Smaller, Where
 from tinynet.tensor import as_tensor
 
 
@@ -97,8 +97,7 @@ def maximum(x, y):
     >>> maximum([1.0, 5.0], 3.0)
     Tensor([3., 5.])
     """
-    x, y = _both(x, y)
-    return Where((x.array >= y.array) | np.isnan(x.array))(x, y)
+    return Larger()(*_both(x, y))
 
 
 def minimum(x, y):
@@ -107,8 +106,7 @@ def minimum(x, y):
     >>> minimum([1.0, 5.0], 3.0)
     Tensor([1., 3.])
     """
-    x, y = _both(x, y)
-    return Where((x.array <= y.array) | np.isnan(x.array))(x, y)
+    return Smaller()(*_both(x, y))
 
 
 def where(condition, x, y):

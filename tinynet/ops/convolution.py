@@ -58,6 +58,9 @@ class Gather(Op):
             self.places = places
         return y
 
+    def output_shape(self, x, w, b=None):
+        return x[0], *(n // 2 if self.then.pool else n for n in self.out_hw), w[3]
+
     def backward(self, gy):
         needs_x, needs_w, needs_b = self.needs
         gz = self._through_then(gy)
@@ -91,6 +94,9 @@ class Scatter(Op):
         self.y_hw, self.w_hw = y.shape[1:3], w.shape[:2]
         return kernels.scatter(y, w, b, self.geometry, self.out_hw, self.relu)
 
+    def output_shape(self, y, w, b=None):
+        return y[0], *self.out_hw, w[2] * self.geometry.groups
+
     def backward(self, gx):
         needs_y, needs_w, needs_b = self.needs
         if self.relu:
@@ -114,6 +120,9 @@ class WeightGradient(Op):
         w, self.y_sum = kernels.weight_gradient(x, y, self.geometry, self.kernel_hw, self.sums_y)
         return w
 
+    def output_shape(self, x, y):
+        return *self.kernel_hw, x[3] // self.geometry.groups, y[3]
+
     def backward(self, gw):
         gx = Scatter(self.geometry, self.x_hw)(self.y, gw) if self.needs[0] else None
         gy = Gather(self.geometry, self.y_hw)(self.x, gw) if self.needs[1] else None
@@ -129,6 +138,9 @@ class PixelSum(Op):
     def forward(self, y):
         self.shape = y.shape
         return sum_rows(y.reshape(-1, y.shape[-1])) if self.known is None else self.known
+
+    def output_shape(self, y):
+        return y[-1:]
 
     def backward(self, gs):
         return gs.broadcast_to(self.shape)

@@ -18,6 +18,9 @@ class Pad(Op):
         self.inner = tuple(slice(before, before + n) for (before, _), n in zip(self.width, x.shape, strict=True))
         return np.pad(x, self.width, constant_values=self.value)
 
+    def output_shape(self, x):
+        return tuple(before + n + after for (before, after), n in zip(self.width, x, strict=True))
+
     def backward(self, gy):
         return Index(self.inner)(gy)
 
@@ -31,6 +34,9 @@ class Concatenate(Op):
     def forward(self, *xs):
         self.ends = np.cumsum([x.shape[self.axis] for x in xs]).tolist()
         return np.concatenate(xs, axis=self.axis)
+
+    def output_shape(self, *xs):
+        return *xs[0][: self.axis], sum(x[self.axis] for x in xs), *xs[0][self.axis + 1 :]
 
     def backward(self, gy):
         before = (slice(None),) * self.axis

@@ -49,6 +49,9 @@ class CrossEntropy(Op):
             return loss.reshape(self.shape_of_loss)
         return np.asarray(float(loss.sum(dtype=np.float64)) * asked.scale, x.dtype)
 
+    def output_shape(self, x):
+        return () if self.shape_of_loss is None else self.shape_of_loss
+
     def backward(self, gloss):
         return CrossEntropyGrad(self.asked, self.gradient)(gloss, self.x)
 
@@ -69,6 +72,9 @@ class CrossEntropyGrad(Op):
         if gloss.size == 1 and gloss.item() == 1:  # as in loss.backward(): spares a pass over the logits
             return gradient
         return gradient * gloss[..., None]
+
+    def output_shape(self, gloss, x):
+        return x
 
     def backward(self, ggx):
         x, gloss = self.x, self.gloss
@@ -216,6 +222,9 @@ class ErrorLoss(Op):
         if self.scale is None:
             return error.values(self.f, x, t, self.bound)
         return np.asarray(error.sum_of_values(self.f, x, t, self.bound) * self.scale, x.dtype)
+
+    def output_shape(self, x, t):
+        return x if self.scale is None else ()
 
     def backward(self, gloss):
         gx = ErrorSlope(self.f, self.bound, 1.0 if self.scale is None else self.scale)(gloss, self.x, self.t)

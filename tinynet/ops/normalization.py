@@ -25,7 +25,7 @@ import math
 
 import numpy as np
 
-from tinynet.autograd import Op, is_recording
+from tinynet.autograd import Op, is_dry_run, is_recording
 from tinynet.kernels import normalization as kernels
 from tinynet.ops.activation import ReluGrad
 from tinynet.shapes import integer
@@ -136,6 +136,9 @@ class WeightGradient(Op):
     def forward(self, x, gy):
         return self.sums.weight.astype(x.dtype)
 
+    def output_shape(self, x, gy):
+        return x[-1:]
+
     def backward(self, v):
         moments = self.moments
         gx = InputGradient(moments)(self.x, self.gy, v) if self.needs[0] else None
@@ -151,6 +154,9 @@ class BiasGradient(Op):
     def forward(self, gy):
         self.shape = gy.shape
         return self.sums.bias.astype(gy.dtype)
+
+    def output_shape(self, gy):
+        return gy[-1:]
 
     def backward(self, v):
         return v.broadcast_to(self.shape)
@@ -210,7 +216,7 @@ def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=Tr
     parameters = _parameters(op, x, weight, bias, (channels,), "one for each channel of x")
     _check_eps(op, eps)
     _check_running(running_mean, running_var, channels, training, momentum)
-    if training and count < 2:
+    if training and count < 2 and not is_dry_run():
         raise ValueError(
             f"{op}: x of shape {x.shape} has {count} value(s) per channel, but the variance of a batch needs "
             "two or more; take a larger batch, or training=False"
@@ -224,7 +230,7 @@ def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=Tr
         return Standardize(mean, rstd, relu)(rows, *parameters).reshape(x.shape)
     normalize = Normalize(channels, eps, relu=relu)
     y = normalize(rows, *parameters)
-    if running_mean is not None:
+    if running_mean is not None and not is_dry_run():
         mean, var = normalize.moments.mean[0], normalize.moments.var[0]
         running_mean += (momentum * (mean - running_mean)).astype(running_mean.dtype)
         running_var += (momentum * (var * count / (count - 1) - running_var)).astype(running_var.dtype)

@@ -42,6 +42,9 @@ class MaxPool(Op):
             self.places, self.x_shape = places, x.shape
         return y
 
+    def output_shape(self, x):
+        return x[0], *self.window.size, x[3]
+
     def backward(self, gy):
         return MaxPoolGrad(self.window, self.places, self.x_shape)(gy)
 
@@ -55,6 +58,9 @@ class MaxPoolGrad(Op):
     def forward(self, gy):
         kernel, stride, start, _ = self.window
         return kernels.max_pool_scatter(gy, self.places, self.x_shape, kernel, stride, start)
+
+    def output_shape(self, gy):
+        return self.x_shape
 
     def backward(self, v):
         return MaxPoolGather(self.window, self.places)(v)
@@ -70,6 +76,9 @@ class MaxPoolGather(Op):
         kernel, stride, start, _ = self.window
         self.x_shape = x.shape
         return kernels.max_pool_gather(x, self.places, kernel, stride, start)
+
+    def output_shape(self, x):
+        return x[0], *self.window.size, x[3]
 
     def backward(self, gy):
         return MaxPoolGrad(self.window, self.places, self.x_shape)(gy)

@@ -22,6 +22,9 @@ class Resample(Op):
     def forward(self, x):
         return resample(x, self.rows, self.columns, self.divisor)
 
+    def output_shape(self, x):
+        return x[0], self.rows.outputs, self.columns.outputs, x[3]
+
     def backward(self, gy):
         return Resample(self.rows.transposed(), self.columns.transposed(), self.divisor)(gy)
 
