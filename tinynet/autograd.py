@@ -34,6 +34,7 @@ class _Mode(threading.local):
 
     recording = True
     anomaly = False
+    watcher = None  # called with every op, its inputs and its output
 
 
 _mode = _Mode()
@@ -83,6 +84,19 @@ def detect_anomaly():
     return _switched("anomaly", True)
 
 
+def watched(watcher):
+    """Within this context watcher(op, inputs, output) is called after every op's forward pass: for tracing.
+
+    >>> import tinynet as tn
+    >>> with watched(lambda op, inputs, output: print(type(op).__name__, output.shape)):
+    ...     y = tn.exp([1.0, 2.0]).sum()
+    Exp (2,)
+    Sum (1,)
+    Reshape ()
+    """
+    return _switched("watcher", watcher)
+
+
 class GraphError(RuntimeError):
     """A gradient was asked for that the graph can't give."""
 
@@ -126,6 +140,8 @@ class Op:
         output = inputs[0].wrap(y)
         if True in needs:
             self._record(inputs, output)
+        if _mode.watcher is not None:
+            _mode.watcher(self, inputs, output)
         return output
 
     def _arrays(self, inputs):
