@@ -247,6 +247,14 @@ class Where(Op):
         return Where(self.condition)(gz, zero), Where(self.condition)(zero, gz)
 
 
+class Larger(Where):
+    """z = max(x, y); the condition says where that is x"""
+
+
+class Smaller(Where):
+    """z = min(x, y); the condition says where that is x"""
+
+
 class Cast(Op):
     """y = x in another float dtype;  gx = gy in the dtype of x"""
 

@@ -310,9 +310,9 @@ class Tensor:
     def clip(self, low=None, high=None):
         """Limited to [low, high]; the gradient passes where low <= x <= high. NaN stays NaN."""
         y = self
-        for bound, beyond in ((low, np.less), (high, np.greater)):
+        for bound, beyond, op in ((low, np.less, ops.Larger), (high, np.greater, ops.Smaller)):
             if bound is not None:
-                y = ops.Where(beyond(y.array, bound))(self.like(bound), y)
+                y = op(beyond(y.array, bound))(self.like(bound), y)
         return y
 
     def astype(self, dtype):

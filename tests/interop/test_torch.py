@@ -28,7 +28,8 @@ def test_each_layer_s_layout():
     convolution, transposed, norm, dense, _ = layers
     assert convolution.weight.data[1, 2, 0, 5] == state["0.weight"][5, 0, 1, 2]
     assert transposed.weight.data[1, 2, 0, 5] == state["1.weight"][5, 0, 1, 2]
-    assert norm.weight.data[3, 6, 2] == state["2.weight"][2, 3, 6] and norm.bias.data[3, 6, 2] == state["2.bias"][2, 3, 6]
+    assert norm.weight.data[3, 6, 2] == state["2.weight"][2, 3, 6]
+    assert norm.bias.data[3, 6, 2] == state["2.bias"][2, 3, 6]
     assert dense.weight.data[3, 1] == state["3.weight"][1, 3]
     again = interop.state(layers, example=draw(1, 5, 7, 4))
     assert again.keys() == state.keys()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinynet.autograd import Op
-from tinynet.operators import Where
+from tinynet.operators import Larger, Smaller, Where
 from tinynet.tensor import as_tensor
 
 
@@ -98,7 +98,7 @@ def maximum(x, y):
     Tensor([3., 5.])
     """
     x, y = _both(x, y)
-    return Where((x.array >= y.array) | np.isnan(x.array))(x, y)
+    return Larger((x.array >= y.array) | np.isnan(x.array))(x, y)
 
 
 def minimum(x, y):
@@ -108,7 +108,7 @@ def minimum(x, y):
     Tensor([1., 3.])
     """
     x, y = _both(x, y)
-    return Where((x.array <= y.array) | np.isnan(x.array))(x, y)
+    return Smaller((x.array <= y.array) | np.isnan(x.array))(x, y)
 
 
 def where(condition, x, y):
