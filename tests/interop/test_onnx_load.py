@@ -64,6 +64,7 @@ def test_an_error_on_the_way_names_the_node(tmp_path):
     assert any("in the node MatMul" in note for note in caught.value.__notes__)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_pytorch_s_own_export_comes_in(tmp_path):
     torch = pytest.importorskip("torch")
     layers = torch.nn
@@ -71,7 +72,7 @@ def test_pytorch_s_own_export_comes_in(tmp_path):
     theirs = layers.Sequential(
         layers.Conv2d(3, 8, 3, stride=2, padding=1), layers.BatchNorm2d(8), layers.ReLU(), layers.MaxPool2d(2),
         layers.ConvTranspose2d(8, 4, 4, 2, 1), layers.GroupNorm(2, 4), layers.GELU(), layers.AvgPool2d(2),
-        layers.Upsample(scale_factor=2, mode="bilinear"), layers.Flatten(), layers.Linear(4 * 4 * 4, 5),
+        layers.Upsample(scale_factor=2, mode="bilinear"), layers.Flatten(), layers.Linear(4 * 8 * 8, 5),
         layers.LayerNorm(5), layers.LogSoftmax(1),
     ).eval()
     x = torch.rand(2, 3, 16, 16)
@@ -89,7 +90,6 @@ def test_onnx_s_own_tests_pass_or_are_refused():
     wrong = {name: names for _, reasons in results.values() for name, names in reasons.items()
              if name.startswith(("other values", "gives"))}
     assert not wrong
-    assert sum(good for good, _ in results.values()) >= PASSED
-
-
-PASSED = 1
+    passed = sum(good for good, _ in results.values())
+    refused = sum(len(names) for _, reasons in results.values() for names in reasons.values())
+    assert passed > 0.8 * (passed + refused)        # 340 of onnx 1.23's 415
