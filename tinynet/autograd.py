@@ -45,10 +45,12 @@ class _Running(threading.local):
     call: the innermost call of a module, (module, the call around it), or None; in a backward pass the op whose
     backward runs. Ops remember it as theirs.
     watcher: in a dry run, the object whose run(op, inputs, arrays) stands in for the ops' forward; see Op.dry_run.
+    tracer: called with every op, its inputs and its output, once it has run; see watched.
     """
 
     call = None
     watcher = None
+    tracer = None
 
 
 running = _Running()
@@ -110,6 +112,19 @@ def detect_anomaly():
     return _switched("anomaly", True)
 
 
+def watched(tracer):
+    """Within this context tracer(op, inputs, output) is called after every op's forward pass: for tracing.
+
+    >>> import tinynet as tn
+    >>> with watched(lambda op, inputs, output: print(type(op).__name__, output.shape)):
+    ...     y = tn.exp([1.0, 2.0]).sum()
+    Exp (2,)
+    Sum (1,)
+    Reshape ()
+    """
+    return _switched("tracer", tracer, running)
+
+
 def _noting(line):
     """Within this context ops note that line as theirs, and aren't searched."""
     return _switched("anomaly", line)
@@ -164,6 +179,8 @@ class Op:
         output = inputs[0].wrap(y)
         if True in needs:
             self._record(inputs, output)
+        if running.tracer is not None:
+            running.tracer(self, inputs, output)
         return output
 
     def output_shape(self, *shapes):

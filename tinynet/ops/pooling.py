@@ -87,6 +87,10 @@ class MaxPoolGather(Op):
 class AvgPool(Resample):
     """y = the mean of each window"""
 
+    def __init__(self, window, rows, columns):
+        super().__init__(rows, columns, divisor=window.kernel[0] * window.kernel[1])
+        self.window = window
+
 
 def max_pool2d(x, kernel_size, stride=None, padding=0):
     """The largest value of every window, for each channel.
@@ -123,12 +127,9 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0):
     Tensor([[[[2.5]]]])
     """
     x = as_tensor(x)
-    kernel, stride, start, size = _window(x.shape, kernel_size, stride, padding, "avg_pool2d")
-    rows, columns = (
-        window_taps(inputs, *along)
-        for inputs, *along in zip(x.shape[1:3], kernel, stride, start, size, strict=True)
-    )
-    return AvgPool(rows, columns, divisor=kernel[0] * kernel[1])(x)
+    window = _window(x.shape, kernel_size, stride, padding, "avg_pool2d")
+    rows, columns = (window_taps(inputs, *along) for inputs, *along in zip(x.shape[1:3], *window, strict=True))
+    return AvgPool(window, rows, columns)(x)
 
 
 def _window(x_shape, kernel_size, stride, padding, op):

@@ -32,6 +32,10 @@ class Resample(Op):
 class Resize(Resample):
     """y = x with as many pixels as the tables have outputs"""
 
+    def __init__(self, rows, columns, mode):
+        super().__init__(rows, columns)
+        self.mode = mode
+
 
 def resize(x, size, mode="nearest"):
     """Images of another size, each output pixel read from the place that it covers in the input.
@@ -55,4 +59,4 @@ def resize(x, size, mode="nearest"):
     if mode not in TAPS:
         raise ValueError(f'resize: mode is {mode!r}, but must be "nearest" or "bilinear"')
     rows, columns = (TAPS[mode](inputs, outputs) for inputs, outputs in zip(x.shape[1:3], size, strict=True))
-    return Resize(rows, columns)(x)
+    return Resize(rows, columns, mode)(x)
