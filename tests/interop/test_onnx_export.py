@@ -152,7 +152,7 @@ def test_training_mode_stays_as_it_was(tmp_path):
     lambda x: x * np.float32(x.numpy().max()): "a constant that goes into Mul",
     lambda x: x / len(x): "a constant that goes into Div",
     lambda x: tn.abs(x) if len(x) > 1 else x * 1: "calls other ops",
-    lambda x: x.max(1): "uses the op TakeLast",
+    lambda x: x.max(1): "uses the op MaxLast",
     lambda x: x[:, [0, 1]]: "other things than slices",
 }.items())
 def test_what_cannot_be_exported_is_named(function, said, tmp_path):
