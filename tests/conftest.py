@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 import tinynet as tn
 
-collect_ignore = ["fuzz.py", "kill_points.py"]      # commands; the first would slow down every module that it imports
+collect_ignore = ["interop/node_tests.py", "interop/torch_models.py", "fuzz.py", "kill_points.py"]      # commands; the first would slow down every module that it imports
 
 settings.register_profile(
     "tinynet",
