@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, settings
 
 import tinynet as tn
 
-collect_ignore = ["interop/node_tests.py", "interop/torch_models.py", "fuzz.py", "kill_points.py"]      # commands; the first would slow down every module that it imports
+# Commands, of which the first would slow down every module that it imports, and what needs ONNX or PyTorch.
+collect_ignore = ["fuzz.py", "kill_points.py", "interop/node_tests.py", "interop/torch_models.py"]
 
 settings.register_profile(
     "tinynet",
