@@ -1,8 +1,11 @@
 """What is kept for weights: found again while they are the same, to the bit, and never when they are not."""
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 
 import tinynet as tn
 from tinynet.kernels import prepared, winograd
@@ -12,9 +15,9 @@ from tinynet.kernels.prepared import Prepared
 def counted():
     calls = []
 
-    def compute(w, factor=2):
-        calls.append(factor)
-        return factor * w
+    def compute(w):
+        calls.append(w.copy())
+        return 2 * w
 
     return compute, calls
 
@@ -26,8 +29,6 @@ def test_kept_from_the_second_time_on():
     assert len(calls) == 2 and results[1] is results[2] is results[3]
     kept.get(compute, w.copy())                         # the values count, not the array
     assert len(calls) == 2
-    kept.get(compute, w, 3)
-    assert calls == [2, 2, 3]
 
 
 def test_any_change_is_noticed():
@@ -67,6 +68,18 @@ def test_threads():
         for w, result in pool.map(lambda w: (w, kept.get(compute, w)), many * 50):
             np.testing.assert_array_equal(result, 2 * w)
     assert kept.bytes == sum(size for *_, size in kept.results.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Unix alone forks")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_a_thread_that_is_not_there():
+    with prepared.prepared.lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(10)
+            prepared.prepared.get(np.square, np.ones(3, np.float32))
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_convolution_follows_its_weights(monkeypatch):

@@ -33,6 +33,8 @@ def pays(w_shape, geometry):
 def gather(x, w, b, padding, out_hw):
     """y[n,i,j,o] = b[o] + sum_uvc x[n, i + u - top, j + v - left, c] w[u,v,c,o]; padding = (top, left)
 
+    x (N, H, W, C), w (KH, KW, C, O), b (O) or None, out_hw = (OH, OW); returns y (N, OH, OW, O).
+
     >>> gather(np.ones((1, 3, 3, 16)), np.ones((2, 2, 16, 1)), None, (0, 0), (2, 2))[0, :, :, 0]
     array([[64., 64.],
            [64., 64.]])

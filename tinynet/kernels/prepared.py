@@ -5,11 +5,12 @@ long as the convolution. In training the weights change at each step. But in eva
 then the transformed ones are, too.
 
 How to know that they are the same? Anybody may write into an array, at any time, without telling. So nothing is
-assumed: a copy of the weights is kept, too, and compared, all of it, which is quick: 10 GB/s or more. To keep something
-for each training step in vain would cost memory, so a result is kept only when the same weights come a second time, as
-far as a sample of them tells.
+assumed: a copy of the weights is kept, too, and compared, all of it, which takes less than to transform them. To
+keep something for each training step in vain would cost memory, so a result is kept only when the same weights come a
+second time, as far as a sample of them tells.
 """
 
+import os
 import threading
 from collections import OrderedDict
 
@@ -29,8 +30,8 @@ class Prepared:
         self.results = OrderedDict()    # key -> (a copy of the weights, the result, bytes of both)
         self.bytes = 0
 
-    def get(self, compute, w, *arguments):
-        """compute(w, *arguments), an array that nobody may write into.
+    def get(self, compute, w):
+        """compute(w), an array that nobody may write into; w an array of any shape.
 
         >>> prepared = Prepared()
         >>> w = np.ones(3, np.float32)
@@ -40,7 +41,7 @@ class Prepared:
         (False, np.True_)
         """
         flat = np.ascontiguousarray(w).reshape(-1)
-        key = compute, arguments, w.shape, w.dtype, flat[::max(1, flat.size // SAMPLE)].tobytes()
+        key = compute, w.shape, w.dtype, flat[::max(1, flat.size // SAMPLE)].tobytes()
         with self.lock:
             entry = self.results.get(key)
         if entry is not None and _same_bytes(entry[0], flat):
@@ -48,7 +49,7 @@ class Prepared:
                 if key in self.results:
                     self.results.move_to_end(key)
             return entry[1]
-        result = compute(w, *arguments)
+        result = compute(w)
         with self.lock:
             if key in self.samples:
                 self._keep(key, flat.copy(), result)
@@ -77,3 +78,7 @@ def _same_bytes(a, b):
 
 
 prepared = Prepared()
+
+if hasattr(os, "register_at_fork"):
+    # Empty, with a new lock: another thread, which isn't in the child, may have held the old one.
+    os.register_at_fork(after_in_child=prepared.__init__)
