@@ -5,6 +5,8 @@ Dropout and rounding lead the two apart, so it is their means that must agree, w
 """
 
 import argparse
+import collections
+import itertools
 import statistics
 import time
 
@@ -82,31 +84,48 @@ def box_loss(boxes, target):
     return giou_loss(boxes, target) + 2 * F.smooth_l1_loss(boxes, target, beta=0.02, reduction="sum") / len(target)
 
 
-def train_tinynet(model, loader, settings):
-    """The example's recipe; gives back what finds boxes and scores."""
+def tinynet_steps(model, loader, settings):
+    """The example's recipe, in the model's dtype; yields the loss of every step."""
+    dtype = next(model.parameters()).dtype
     optimizer = optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=WEIGHT_DECAY)
     for lr, (images, boxes, labels) in scheduled(loader, settings):
         optimizer.lr = lr
         optimizer.zero_grad()
-        found, logits = model(tn.Tensor(images))
-        where, what = detection.both(found, boxes), tn.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
-        (settings["box_weight"] * where + what).backward()
+        found, logits = model(tn.Tensor(images.astype(dtype)))
+        where = detection.both(found, boxes.astype(dtype))
+        what = tn.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
+        loss = settings["box_weight"] * where + what
+        loss.backward()
         optimizer.step()
+        yield loss.item()
+
+
+def torch_steps(model, loader, settings):
+    """The same in PyTorch."""
+    dtype = next(model.parameters()).dtype
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=WEIGHT_DECAY, fused=True)
+    for lr, (images, boxes, labels) in scheduled(loader, settings):
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad()
+        found, logits = model(to_torch(images, "channels_last").to(dtype))
+        where = box_loss(found, torch.from_numpy(boxes).to(dtype))
+        what = F.cross_entropy(logits, torch.from_numpy(labels), label_smoothing=LABEL_SMOOTHING)
+        loss = settings["box_weight"] * where + what
+        loss.backward()
+        optimizer.step()
+        yield loss.item()
+
+
+def train_tinynet(model, loader, settings):
+    """Trains; gives back what finds boxes and scores."""
+    consume(tinynet_steps(model, loader, settings))
     model.eval()
     return lambda images: detection.predict(model, images)
 
 
 def train_torch(model, loader, settings):
     """The same in PyTorch."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=WEIGHT_DECAY, fused=True)
-    for lr, (images, boxes, labels) in scheduled(loader, settings):
-        optimizer.param_groups[0]["lr"] = lr
-        optimizer.zero_grad()
-        found, logits = model(to_torch(images, "channels_last"))
-        where = box_loss(found, torch.from_numpy(boxes))
-        what = F.cross_entropy(logits, torch.from_numpy(labels), label_smoothing=LABEL_SMOOTHING)
-        (settings["box_weight"] * where + what).backward()
-        optimizer.step()
+    consume(torch_steps(model, loader, settings))
     model.eval()
 
     def predict(images):
@@ -115,6 +134,11 @@ def train_torch(model, loader, settings):
         return boxes.clamp(0, 1).numpy(), logits.softmax(1).numpy()
 
     return predict
+
+
+def consume(steps):
+    """Runs a generator to its end."""
+    collections.deque(steps, maxlen=0)
 
 
 def scheduled(loader, settings):
@@ -159,6 +183,23 @@ def compare(options, settings):
     yield from summary(results)
 
 
+def same_function(options, settings, every=10):
+    """Lines: the losses of both sides in float64 and without dropout, where only rounding can part them."""
+    train_set = detection.load("train", options.data, settings["size"])
+    shape = len(train_set.classes), settings["size"], settings["widths"]
+    tn.manual_seed(0)
+    ours, theirs = detection.Detector(*shape, dropout=0.0), Detector(*shape, dropout=0.0)
+    take_state(theirs, ours.state_dict())
+    ours.astype(np.float64)
+    theirs.double()
+    loader = data.DataLoader(detection.augmented(train_set), settings["batch_size"], shuffle=True, drop_last=True)
+    yield from table("step", "loss, tinynet", "loss, PyTorch", "difference, relative")
+    pairs = zip(tinynet_steps(ours, loader, settings), torch_steps(theirs, loader, settings), strict=True)
+    for step, (one, other) in enumerate(itertools.islice(pairs, options.float64), 1):
+        if step in (1, options.float64) or step % every == 0:
+            yield row(step, f"{one:.12f}", f"{other:.12f}", f"{abs(one - other) / one:.0e}")
+
+
 def summary(results):
     """Means and standard deviations of both sides, and a verdict for each figure."""
     statistic = {"mean": statistics.mean, "standard deviation": statistics.stdev}
@@ -180,6 +221,8 @@ def main(arguments=None):
     parser.add_argument("--epochs", type=int, default=4, help="passes over the pictures (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each, from 2 up (default: %(default)s)")
     parser.add_argument("--widths", type=int, nargs="+", help="channels of the blocks (default: the example's)")
+    parser.add_argument("--float64", type=int, metavar="STEPS", help="instead: the loss of each of the first steps in "
+                        "float64, without dropout")
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error(f"--seeds {options.seeds}: the spread needs two or more")
@@ -187,6 +230,10 @@ def main(arguments=None):
     if options.widths:
         settings["widths"] = tuple(options.widths)
     threads = set_threads()
+    if options.float64:
+        for line in same_function(options, settings):
+            print(line, flush=True)
+        return
     print(f"Measured on: {description(threads, measured_peak(threads))}\n")
     for line in compare(options, settings):
         print(line, flush=True)
