@@ -138,6 +138,8 @@ def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
         axes = tuple(_gather_axis(*each) for each in _by_axis(kernel_hw, geometry))
         w = depthwise.weight_gradient(x, y, axes, groups, kernel_hw)
         return w, sum_rows(y.reshape(-1, O)) if sums_y else None
+    if (KH, KW) == geometry.stride == (1, 1) and x.shape == (*y.shape[:3], x.shape[3]):
+        x, y = (each.reshape(1, -1, *each.shape[2:]) for each in (x, y))      # 1x1 doesn't see where an image ends
     is_narrow = groups == geometry.dilation[1] == 1 and O <= LANES and max(O, FLAT_ROWS) < KW * CG
     shape = (KH, O, KW, CG) if is_narrow else (KH, KW, CG, O)
     most = max(1, MOST_PARTIAL_WEIGHTS // math.prod(shape))
@@ -402,6 +404,7 @@ def _side_by_side(pixels, weights, axis):
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 PIXELS_AT_ONCE = 256            # whose y, a tile's columns, and x, a tile's rows, stay in the first cache
+FEW_INPUTS = 64                 # where there are more, half as many pixels: theirs lie far apart and share places there
 MOST_PARTIAL_WEIGHTS = 2 ** 20  # in all parts together: to add them up takes time, too
 
 
@@ -435,7 +438,7 @@ def _add_part(x, y, parts, p, o, columns, is_narrow, scratch, window):
     _, OH, OW, _ = y.shape
     sums = parts[p].reshape(-1)
     blocks = (OH + rows - 1) // rows
-    at_once = max(1, PIXELS_AT_ONCE // max(1, OW))
+    at_once = max(1, (PIXELS_AT_ONCE if C <= FEW_INPUTS else PIXELS_AT_ONCE // 2) // max(1, OW))
     for t in range(p * N * blocks // len(parts), (p + 1) * N * blocks // len(parts)):
         n, i0 = t // blocks, t % blocks * rows
         i1 = min(OH, i0 + rows)

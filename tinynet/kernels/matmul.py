@@ -8,6 +8,9 @@ The register tile (tile.py) walks over A in any steps, so a transposed A costs n
 side by side, so a transposed B is the other case. Then either B is copied, or C.T = B.T @ A.T is computed,
 where A has to be copied, and C to be turned: whichever moves less.
 
+B's copy lies in *panels*, the columns of a task in one piece. In B itself a task reads short runs that are a whole
+row apart; where a row is a power of two long, such runs share a few places of the cache and drive each other out.
+
 Where one factor is a mere vector, the tile has nothing to keep: vectors.py.
 """
 import math
@@ -23,6 +26,7 @@ from tinynet.kernels.tile import ONE, STAY, block
 # cache.
 ROWS, COLUMNS, DEPTH = 64, 128, 256
 TASKS = 8                       # wanted at least: where a row of C is too short for so many, K is cut into parts
+SQUARE = 16                     # is turned at once: as many cache lines are read, and as many written
 
 
 def matmul(a, b):
@@ -76,13 +80,15 @@ def _in_parts(a, b, parts):
     """a @ b on the tile"""
     (batch, M, K), N = a.shape, b.shape[2]
     b_flat, b_k, b_column = _flat(b)
+    b_steps = K * N, COLUMNS, b_k                                    # from matrix to matrix, panel to panel, k to k
     if b_column != 1:
         if M * (K + N) < K * N:
             return _turned(_in_parts(b.swapaxes(1, 2), _turned(a), parts))
-        b_flat, b_k = aligned(b).reshape(-1), N
+        panels = _panels(b.swapaxes(1, 2))
+        b_flat, b_steps = panels.reshape(-1), [math.prod(panels.shape[axis:]) for axis in (1, 2, 3)]
     a_flat, a_row, a_k = _flat(a)
     c = empty((parts, batch, M, N), a.dtype)
-    multiply(a_flat, a_row, a_k, b_flat, b_k, np.zeros(N, a.dtype), c, K)
+    multiply(a_flat, a_row, a_k, b_flat, tuple(b_steps), np.zeros(N, a.dtype), c, K)
     return _sum(c)
 
 
@@ -91,7 +97,21 @@ def _sum(parts):
 
 
 def _turned(a):
-    return aligned(a.swapaxes(1, 2))
+    """a (batch, M, N) as (batch, N, M), contiguous"""
+    batch, M, N = a.shape
+    if a.swapaxes(1, 2).flags.c_contiguous:
+        return aligned(a.swapaxes(1, 2))
+    turned = empty((batch, 1, N, M), a.dtype)
+    turn(np.ascontiguousarray(a), turned)
+    return turned[:, 0]
+
+
+def _panels(b):
+    """b (batch, N, K) turned: (batch, panels, K, columns of a panel), the last panel with columns to spare"""
+    batch, N, K = b.shape
+    panels = empty((batch, -(-N // COLUMNS), K, min(N, COLUMNS)), b.dtype)
+    turn(b, panels)
+    return panels
 
 
 def _flat(a):
@@ -103,18 +123,19 @@ def _flat(a):
 
 
 @kernel
-def multiply(a, a_row, a_k, b, b_k, zeros, c, K):
+def multiply(a, a_row, a_k, b, b_steps, zeros, c, K):
     """c[p] = a @ b over the p-th part of K"""
     parts, batch, M, N = c.shape
     for task in prange(parts * batch * ((M + ROWS - 1) // ROWS) * ((N + COLUMNS - 1) // COLUMNS)):
-        _multiply_block(np.int64(task), a, a_row, a_k, b, b_k, zeros, c, K)
+        _multiply_block(np.int64(task), a, a_row, a_k, b, b_steps, zeros, c, K)
 
 
 @inner
-def _multiply_block(task, a, a_row, a_k, b, b_k, zeros, c, K):
+def _multiply_block(task, a, a_row, a_k, b, b_steps, zeros, c, K):
     """Some rows and columns of a product, over one part of K."""
     parts, batch, M, N = c.shape
     down, across = (M + ROWS - 1) // ROWS, (N + COLUMNS - 1) // COLUMNS
+    b_matrix, b_panel, b_k = b_steps
     matrix, i, j = task // (down * across), task // across % down * ROWS, task % across * COLUMNS
     part, m = matrix // batch, matrix % batch
     k, end = part * K // parts, (part + 1) * K // parts
@@ -123,11 +144,25 @@ def _multiply_block(task, a, a_row, a_k, b, b_k, zeros, c, K):
     while True:
         count = min(DEPTH, end - k)
         block((a, m * M * K + i * a_row + k * a_k, STAY, a_row, STAY, STAY, a_k),
-              (b, m * K * N + k * b_k + j, STAY, STAY, b_k),
+              (b, m * b_matrix + j // COLUMNS * b_panel + k * b_k, STAY, STAY, b_k),
               start, target, (ONE, ONE, count), (ONE, min(ROWS, M - i)), min(COLUMNS, N - j))
         start, k = target, k + count
         if k >= end:
             break
+
+
+@kernel
+def turn(a, turned):
+    """turned[m, i // W, j, i % W] = a[m, i, j], by squares, so that no cache line is fetched for one number alone"""
+    batch, M, N = a.shape
+    W = turned.shape[3]
+    down, across = (M + SQUARE - 1) // SQUARE, (N + SQUARE - 1) // SQUARE
+    for task in prange(batch * down * across):
+        m, i, j = task // (down * across), task // across % down * SQUARE, task % across * SQUARE
+        panel, left = turned[m, i // W], i // W * W
+        for column in range(j, min(N, j + SQUARE)):
+            for row in range(i, min(M, i + SQUARE)):
+                panel[column, row - left] = a[m, row, column]
 
 
 @kernel
