@@ -2,22 +2,31 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from tinynet.typing import Array
+
+if TYPE_CHECKING:  # they stand above this floor
+    from tinynet.autograd import Op
+    from tinynet.tensor import Tensor
 
 OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 OUTSIDE = "a line outside of detect_anomaly()"
 
 
-def users_line():
+def users_line() -> str:
     """file:line of the innermost call that is not the framework's own."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(OWN):
         frame = frame.f_back
     return "an unknown line" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def check_forward(op, inputs, arrays, y, line):
+def check_forward(op: "Op", inputs: "Sequence[Tensor]", arrays: Sequence[Array], y: Array, line: str) -> None:
     """Raise if y holds a NaN, or an Inf that was in no input.
 
     An Inf that came in may be meant, as in a mask for softmax, unless it is in a leaf that needs a gradient: a weight.
@@ -42,7 +51,7 @@ def check_forward(op, inputs, arrays, y, line):
         raise FloatingPointError(f"{name} made {_a(found)} in its forward pass {source}, called at {line}")
 
 
-def check_backward(op, gy, gradients, line):
+def check_backward(op: "Op", gy: "Tensor", gradients: "Sequence[Tensor | None]", line: str) -> None:
     """Raise if a gradient holds a NaN, or an Inf that was not in gy."""
     came = _worst(gy.array)
     for i, g in enumerate(gradients):
@@ -58,7 +67,7 @@ def check_backward(op, gy, gradients, line):
         raise FloatingPointError(f"{type(op).__name__} {what}; called at {line}")
 
 
-def check_sum(node, parts, total):
+def check_sum(node: "Op | Tensor", parts: "Sequence[Tensor]", total: "Tensor") -> None:
     """Raise if the gradients of a value that was used twice are finite, but their sum isn't."""
     found = _worst(total.array)
     if found and found not in map(_worst, (part.array for part in parts)):

@@ -8,14 +8,19 @@
 
 import json
 import os
+from typing import Any
 
 from tinynet import random
+from tinynet.nn import Module
+from tinynet.optim import Optimizer
 from tinynet.safetensors import load, load_metadata, save
+from tinynet.typing import Array, FilePath
 
 KIND = "checkpoint 1"       # the metadata's "tinynet": what the file is, and which version of it
 
 
-def save_checkpoint(path, model, optimizer, progress, config=None):
+def save_checkpoint(path: FilePath, model: Module, optimizer: Optimizer, progress: dict[str, Any],
+                    config: dict[str, Any] | None = None) -> None:
     """Write model, optimiser, random state and `progress` to `path`, in one step: all of it, or nothing.
 
     `progress` and `config` are dicts that JSON holds; `config` describes the run (its model, batch size...).
@@ -32,7 +37,7 @@ def save_checkpoint(path, model, optimizer, progress, config=None):
     })
 
 
-def load_checkpoint(path, model, optimizer=None):
+def load_checkpoint(path: FilePath, model: Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
     """Put `model` into the state that `path` holds; returns the progress that was saved with it.
 
     With an optimiser, its state and the random state too, so that training goes on as if it never stopped.
@@ -50,7 +55,7 @@ def load_checkpoint(path, model, optimizer=None):
     """
     description = read_description(path)
     state = load(path)
-    changed = [(model, model.state_dict())]
+    changed: list[tuple[Module | Optimizer, dict[str, Array]]] = [(model, model.state_dict())]
     random_before = random.get_state()
     try:
         model.load_state_dict(_part(state, "model."))
@@ -67,7 +72,7 @@ def load_checkpoint(path, model, optimizer=None):
     return description["progress"]
 
 
-def read_description(path):
+def read_description(path: FilePath) -> dict[str, Any]:
     """What a checkpoint says of itself: a dict of "model" (its class), "config", "progress" and "random".
 
     Enough to build the model before `load_checkpoint` fills it. Raises ValueError for what is no checkpoint.

@@ -11,11 +11,15 @@ in turn, the simplest first. o and i stand for all axes of the result and of the
 """
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 
+from tinynet.typing import Array
 
-def looks_like(analytic, numeric, wrong, g, jacobian, others=()):
+
+def looks_like(analytic: Array, numeric: Array, wrong: Array, g: Array, jacobian: Array,
+               others: Mapping[int, Array] | tuple[()] = ()) -> str | None:
     """The mistake in words, or None: of the gradient `analytic` of an input, which should be `numeric`.
 
     wrong: where they differ (bool, of their shape); g: the result's gradient; jacobian: (*result's axes, *input's);

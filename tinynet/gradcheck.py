@@ -21,6 +21,7 @@ an input has no others, that is an error.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class KinkWarning(UserWarning):
     """Some elements lie on a kink, where a function has two slopes, and could be checked less strictly only."""
 
 
-def gradcheck(fn, inputs, *, fast=False):
+def gradcheck(fn: Callable[..., Tensor], inputs: Tensor | Sequence[Tensor], *, fast: bool = False) -> bool:
     """Check the gradients of `fn` at `inputs` against central differences; True, or GradientError with the details.
 
     fn: takes Tensors, returns a Tensor (of any shape), the same one for the same inputs (ValueError otherwise).
@@ -87,7 +88,7 @@ def gradcheck(fn, inputs, *, fast=False):
     return True
 
 
-def gradgradcheck(fn, inputs, *, fast=False):
+def gradgradcheck(fn: Callable[..., Tensor], inputs: Tensor | Sequence[Tensor], *, fast: bool = False) -> bool:
     """Check the gradients of the gradients of `fn`: gradcheck of the function that computes fn's gradients.
 
     That function takes the inputs and the result's gradient, both varied, and gives all input gradients.

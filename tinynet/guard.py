@@ -11,10 +11,12 @@ What can't be seen: a slice that the user took of an array before, and writes th
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 
 import numpy as np
 
 from tinynet.kernels.memory import Block
+from tinynet.typing import Array
 
 
 class _Block:
@@ -22,7 +24,7 @@ class _Block:
 
     __slots__ = ("keepers", "views")
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.keepers = 0
         self.views = {}  # id(array) -> weak reference to it
 
@@ -31,7 +33,7 @@ _blocks = {}  # id(the array that owns the memory) -> _Block
 _mutex = threading.RLock()  # re-entrant: a weak reference may die, and call back, while it is held
 
 
-def _in_forked_child():
+def _in_forked_child() -> None:
     global _mutex
     _mutex = threading.RLock()  # another thread, which isn't here, may have held it
 
@@ -40,14 +42,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_forked_child)
 
 
-def owner(array):
+def owner(array: Array) -> Array:
     """The array that owns the memory of `array`, or for now does: the pool lends a block to one after another."""
     while isinstance(array.base, np.ndarray) and not isinstance(array.base, Block):
         array = array.base
     return array
 
 
-def publish(array):
+def publish(array: Array) -> None:
     """Make `array` known as one that a user can write through, and read-only at once if its block is kept."""
     if not array.flags.writeable:
         return
@@ -68,7 +70,7 @@ def publish(array):
             array.flags.writeable = False
 
 
-def is_kept(array):
+def is_kept(array: Array) -> bool:
     """Whether a live graph still needs the memory of `array`."""
     block = _blocks.get(id(owner(array)))
     return block is not None and block.keepers > 0
@@ -79,7 +81,7 @@ class Keep:
 
     __slots__ = ("owners",)
 
-    def __init__(self, arrays):
+    def __init__(self, arrays: Iterable[Array]) -> None:
         self.owners = [owner(a) for a in arrays]
         with _mutex:
             for a in self.owners:
@@ -88,7 +90,7 @@ class Keep:
                 if block.keepers == 1:
                     _set_writeable(block, False)
 
-    def __del__(self):
+    def __del__(self) -> None:
         with _mutex:
             for a in self.owners:
                 block = _blocks[id(a)]
@@ -99,7 +101,7 @@ class Keep:
                         del _blocks[id(a)]
 
 
-def _set_writeable(block, writeable):
+def _set_writeable(block: _Block, writeable: bool) -> None:
     """Set the flag of every public array of the block, the owner of the memory first (views follow it)."""
     arrays = [a for a in (ref() for ref in list(block.views.values())) if a is not None]
     for a in sorted(arrays, key=lambda a: a.base is not None):

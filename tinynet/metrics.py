@@ -1,10 +1,12 @@
 """How good a prediction is: of pixels' classes, of images, of labels, and of boxes, one or many an image."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from tinynet.tensor import Tensor
+from tinynet.tensor import Tensor, TensorLike
+from tinynet.typing import Array
 
 
 class ConfusionMatrix:
@@ -31,13 +33,13 @@ class ConfusionMatrix:
     pixel accuracy 75.0%
     """
 
-    def __init__(self, num_classes, ignore_index=None, names=None):
+    def __init__(self, num_classes: int, ignore_index: int | None = None, names: Sequence[str] | None = None) -> None:
         self.names = _class_names("ConfusionMatrix", num_classes, names)
         self.num_classes = int(num_classes)
         self.ignore_index = ignore_index
         self.matrix = np.zeros((num_classes, num_classes), np.int64)
 
-    def update(self, prediction, target):
+    def update(self, prediction: TensorLike, target: TensorLike) -> None:
         """Adds the pixels of two integer arrays of equal shape.
 
         Raises TypeError for other dtypes, ValueError for shapes that differ or classes out of range; then
@@ -64,28 +66,28 @@ class ConfusionMatrix:
             raise ValueError(f"ConfusionMatrix.update: {name} holds the class {wrong[0]} ({wrong.size} times "
                              f"out of range), but must be from 0 to {self.num_classes - 1}{hint}")
 
-    def pixel_accuracy(self):
+    def pixel_accuracy(self) -> float:
         """The part of all pixels that were predicted right."""
         return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
 
-    def class_accuracy(self):
+    def class_accuracy(self) -> Array:
         """For each class, the part of its pixels predicted right (its recall); NaN if it has none."""
         return _ratio(np.diag(self.matrix), self.matrix.sum(axis=1))
 
-    def class_average(self):
+    def class_average(self) -> float:
         """The mean of class_accuracy over the classes that appear in the targets."""
         return _mean_of_known(self.class_accuracy())
 
-    def iou(self):
+    def iou(self) -> Array:
         """For each class, intersection over union of prediction and target; NaN if it appears in neither."""
         right = np.diag(self.matrix)
         return _ratio(right, self.matrix.sum(axis=1) + self.matrix.sum(axis=0) - right)
 
-    def mean_iou(self):
+    def mean_iou(self) -> float:
         """The mean of iou over the classes that appear in the targets or the predictions."""
         return _mean_of_known(self.iou())
 
-    def __str__(self):
+    def __str__(self) -> str:
         width = max(len(name) for name in (*self.names, "class"))
         rows = zip(self.names, self.matrix.sum(axis=1), self.class_accuracy(), self.iou(), strict=True)
         mean = ("mean", self.matrix.sum(), self.class_average(), self.mean_iou())
@@ -94,11 +96,11 @@ class ConfusionMatrix:
                   for name, pixels, accuracy, iou in (*rows, mean)]
         return "\n".join([*lines, f"pixel accuracy {_percent(self.pixel_accuracy())}"])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"ConfusionMatrix({self.num_classes} classes, {self.matrix.sum():,} pixels)"
 
 
-def psnr(prediction, target, peak=1.0):
+def psnr(prediction: TensorLike, target: TensorLike, peak: float = 1.0) -> float:
     """The peak signal-to-noise ratio in decibels: 10 log10(peak^2 / mean (prediction - target)^2).
 
     The mean runs over everything given; Inf if the two are equal. peak is the largest value that an image can
@@ -117,7 +119,7 @@ def psnr(prediction, target, peak=1.0):
     return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
 
 
-def box_iou(a, b):
+def box_iou(a: TensorLike, b: TensorLike) -> Array:
     """Intersection over union of pairs of boxes (x_min, y_min, x_max, y_max): (..., 4) and (..., 4) to (...).
 
     A box whose maximum lies below its minimum has the area 0; two boxes of area 0 have the IoU 0. NaN
@@ -138,7 +140,7 @@ def box_iou(a, b):
     return intersection / np.where(union == 0, 1, union).astype(union.dtype)
 
 
-def nms(boxes, scores, threshold=0.5, labels=None):
+def nms(boxes: TensorLike, scores: TensorLike, threshold: float = 0.5, labels: TensorLike | None = None) -> Array:
     """Non-maximum suppression: of boxes on the same object only the best stays; their indices, best first.
 
     The box with the highest score is kept, all whose IoU with it is above `threshold` are dropped, and so on
@@ -187,7 +189,7 @@ class AveragePrecision:
     M. Everingham et al., The Pascal Visual Object Classes challenge, IJCV 88(2), 2010.
     """
 
-    def __init__(self, num_classes, threshold=0.5, names=None):
+    def __init__(self, num_classes: int, threshold: float = 0.5, names: Sequence[str] | None = None) -> None:
         self.names = _class_names("AveragePrecision", num_classes, names)
         if not 0 < threshold <= 1:
             raise ValueError(f"AveragePrecision: threshold is {threshold}; give an IoU above 0, up to 1")
@@ -196,7 +198,8 @@ class AveragePrecision:
         self.true = np.zeros(num_classes, np.int64)         # the number of true boxes of each class
         self._found = [[] for _ in range(num_classes)]      # of each class: (score, right?) of its finds
 
-    def update(self, boxes, scores, labels, true_boxes, true_labels):
+    def update(self, boxes: TensorLike, scores: TensorLike, labels: TensorLike, true_boxes: TensorLike,
+               true_labels: TensorLike) -> None:
         """Adds an image: found boxes (n, 4), their scores and labels (n,), true boxes (m, 4) and labels (m,).
 
         Raises ValueError for shapes that do not fit, NaN and classes out of range, TypeError for labels that
@@ -223,14 +226,14 @@ class AveragePrecision:
                              f"must hold some from 0 to {self.num_classes - 1}")
         return labels.astype(np.int64)
 
-    def curve(self, k):
+    def curve(self, k: int) -> tuple[Array, Array]:
         """Class k's (recall, precision), float64 with a point for each score that occurs, best first."""
         table = np.array(sorted(self._found[k], reverse=True), np.float64).reshape(-1, 2)
         last = np.flatnonzero(np.diff(table[:, 0], append=np.nan) != 0)        # of those with equal scores
         right = table[:, 1].cumsum()[last]
         return _ratio(right, np.full(last.shape, self.true[k])), right / (last + 1)
 
-    def average_precision(self):
+    def average_precision(self) -> Array:
         """For each class the area under its curve, (num_classes,); NaN if it has no true boxes."""
         areas = []
         for k in range(self.num_classes):
@@ -239,16 +242,16 @@ class AveragePrecision:
             areas.append((np.diff(recall, prepend=0) * envelope).sum() if self.true[k] else np.nan)
         return np.array(areas)
 
-    def recall(self):
+    def recall(self) -> Array:
         """For each class, the part of its true boxes found with whatever score; NaN if it has none."""
         right = [sum(right for _, right in found) for found in self._found]
         return _ratio(right, self.true)
 
-    def mean(self):
+    def mean(self) -> float:
         """The mean average precision (mAP) over the classes that have true boxes; NaN if there is none."""
         return _mean_of_known(self.average_precision())
 
-    def __str__(self):
+    def __str__(self) -> str:
         width = max(len(name) for name in (*self.names, "class"))
         found, recall = [len(found) for found in self._found], self.recall()
         rows = zip(self.names, self.true, found, recall, self.average_precision(), strict=True)
@@ -258,7 +261,7 @@ class AveragePrecision:
                   for name, true, found, recall, area in (*rows, mean)]
         return "\n".join(lines)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"AveragePrecision({self.num_classes} classes, {self.true.sum():,} true boxes)"
 
 
@@ -282,7 +285,7 @@ def _first_finds(boxes, true_boxes, threshold):
     return right
 
 
-def accuracy(prediction, target):
+def accuracy(prediction: TensorLike, target: TensorLike) -> float:
     """The part of the labels that are right; prediction holds logits (..., K) or labels (...) as the target.
 
     >>> accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
@@ -301,7 +304,7 @@ def accuracy(prediction, target):
     return float(np.mean(prediction == target))
 
 
-def _values(array):
+def _values(array: TensorLike) -> Array:
     return array.data if isinstance(array, Tensor) else np.asarray(array)
 
 

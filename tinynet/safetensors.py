@@ -17,10 +17,13 @@ import secrets
 import stat
 import struct
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
+
+from tinynet.typing import Array, FilePath, Shape
 
 # Larger items come first in the file, so that every array lies at a multiple of its item size. This is the
 # reference's order, so the same arrays give the same bytes.
@@ -48,7 +51,7 @@ class FormatError(ValueError):
     """A file that breaks the rules of its format."""
 
 
-def save(state, path, metadata=None):
+def save(state: Mapping[str, Array], path: FilePath, metadata: Mapping[str, str] | None = None) -> None:
     """Write `state`, a dict of name to ndarray, to `path` as safetensors.
 
     The file is replaced in one step: whatever goes wrong, `path` holds the old file or the new.
@@ -83,7 +86,7 @@ def save(state, path, metadata=None):
     write_atomically(path, [struct.pack("<Q", len(encoded)), encoded, *chunks])
 
 
-def load(path):
+def load(path: FilePath) -> dict[str, Array]:
     """Read a safetensors file: a dict of name to ndarray, each array fresh, writable and of its own memory.
 
     Raises ValueError, naming the file and the reason, for a file that breaks the format in any way, before
@@ -95,14 +98,14 @@ def load(path):
         return {name: _read_array(file, path, name, entry) for name, entry in entries.items()}
 
 
-def load_metadata(path):
+def load_metadata(path: FilePath) -> dict[str, str]:
     """Read the metadata of a safetensors file, a dict of str to str, and no array; errors as `load`."""
     with _open(path) as file:
         _, metadata = _read_header(file, path)
         return metadata
 
 
-def write_atomically(path, chunks):
+def write_atomically(path: FilePath, chunks: Iterable[Any]) -> None:
     """Write the bytes-like `chunks` to `path`, which at any moment holds all of the old or all of the new.
 
     They go to a temporary file in the same folder, which is forced to the disk, then renamed over `path`.
@@ -203,12 +206,12 @@ def _little_endian(name, array):
 
 class _Entry(NamedTuple):
     code: str
-    shape: tuple
+    shape: Shape
     start: int              # from the file's beginning
     stop: int
 
 
-def _open(path):
+def _open(path: FilePath) -> BinaryIO:
     """The file, opened for reading; a folder, a pipe or a device is refused."""
     try:
         mode = os.stat(path).st_mode
@@ -219,7 +222,7 @@ def _open(path):
     return open(path, "rb")
 
 
-def _refuse(path, reason):
+def _refuse(path: FilePath, reason: str) -> NoReturn:
     raise FormatError(f"load: {os.fspath(path)} is not a sound safetensors file: {reason}")
 
 

@@ -14,17 +14,19 @@ by less than a stride, and `output_padding` says which of them a transposed conv
 import operator
 from typing import NamedTuple
 
+from tinynet.typing import Padding, Pair, Shape, Sides
+
 
 class Geometry(NamedTuple):
     """How a convolution's window moves: all that its kernels need to know beside the arrays."""
 
-    stride: tuple = (1, 1)  # (vertical, horizontal)
-    padding: tuple = ((0, 0), (0, 0))  # ((top, bottom), (left, right))
-    dilation: tuple = (1, 1)
+    stride: tuple[int, int] = (1, 1)  # (vertical, horizontal)
+    padding: Sides = ((0, 0), (0, 0))  # ((top, bottom), (left, right))
+    dilation: tuple[int, int] = (1, 1)
     groups: int = 1
 
 
-def integer(value, op, name, minimum):
+def integer(value: int, op: str, name: str, minimum: int) -> int:
     """`value` as an int of at least `minimum`, or a sentence."""
     if isinstance(value, bool):
         raise TypeError(f"{op}: {name} is {value!r}, but must be an integer")
@@ -37,7 +39,7 @@ def integer(value, op, name, minimum):
     return value
 
 
-def pair(value, op, name, minimum=1):
+def pair(value: Pair, op: str, name: str, minimum: int = 1) -> tuple[int, int]:
     """An int or an (h, w) pair as an (h, w) pair of ints of at least `minimum`.
 
     >>> pair(3, "conv2d", "kernel_size")
@@ -50,7 +52,8 @@ def pair(value, op, name, minimum=1):
     return (integer(value, op, name, minimum),) * 2
 
 
-def padding_pairs(padding, kernel, stride, dilation, op):
+def padding_pairs(padding: Padding, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int],
+                  op: str) -> Sides:
     """Padding in any of its forms as ((top, bottom), (left, right)).
 
     An int pads all four sides, a pair (h, w) top and bottom by h, left and right by w, a nested pair each side by
@@ -74,7 +77,7 @@ def padding_pairs(padding, kernel, stride, dilation, op):
     return ((h, h), (w, w))
 
 
-def conv_output_size(size, kernel, stride=1, padding_sum=0, dilation=1):
+def conv_output_size(size: int, kernel: int, stride: int = 1, padding_sum: int = 0, dilation: int = 1) -> int:
     """Pixels out of a convolution or pooling along one axis (0 or less: the window doesn't fit).
 
     >>> conv_output_size(7, kernel=3, stride=2, padding_sum=2)
@@ -83,7 +86,8 @@ def conv_output_size(size, kernel, stride=1, padding_sum=0, dilation=1):
     return (size + padding_sum - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def conv_transpose_output_size(size, kernel, stride=1, padding_sum=0, dilation=1, output_padding=0):
+def conv_transpose_output_size(size: int, kernel: int, stride: int = 1, padding_sum: int = 0, dilation: int = 1,
+                               output_padding: int = 0) -> int:
     """Pixels out of a transposed convolution along one axis.
 
     >>> conv_transpose_output_size(4, kernel=3, stride=2, padding_sum=2)
@@ -92,7 +96,7 @@ def conv_transpose_output_size(size, kernel, stride=1, padding_sum=0, dilation=1
     return (size - 1) * stride - padding_sum + dilation * (kernel - 1) + 1 + output_padding
 
 
-def check_image(shape, op, name="x"):
+def check_image(shape: Shape, op: str, name: str = "x") -> None:
     """Raise unless `shape` is that of a batch of images, (N, H, W, C)."""
     if len(shape) != 4:
         hint = "; add the batch axis with x[None]" if len(shape) == 3 else ""
@@ -101,7 +105,8 @@ def check_image(shape, op, name="x"):
         raise ValueError(f"{op}: {name} has the shape {shape}, but height, width and channels must be at least 1")
 
 
-def window_output_size(shape, kernel, stride, padding, dilation, op):
+def window_output_size(shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], padding: Sides,
+                       dilation: tuple[int, int], op: str) -> tuple[int, int]:
     """(OH, OW) of a convolution or pooling over images of `shape`, or a sentence if the window doesn't fit."""
     sizes = []
     for axis, side in enumerate(("height", "width")):
@@ -118,20 +123,21 @@ def window_output_size(shape, kernel, stride, padding, dilation, op):
     return tuple(sizes)
 
 
-def check_weight(w_shape, op):
+def check_weight(w_shape: Shape, op: str) -> None:
     """Raise unless `w_shape` is that of a convolution's weight, (KH, KW, C/groups, O)."""
     if len(w_shape) != 4 or 0 in w_shape:
         layout = "(KH, KW, C/groups, O)" if op == "conv2d" else "(KH, KW, O/groups, C)"
         raise ValueError(f"{op}: w has the shape {w_shape}, but must have four axes {layout}, none of them 0")
 
 
-def check_bias(b_shape, channels, op):
+def check_bias(b_shape: Shape | None, channels: int, op: str) -> None:
     """Raise unless the bias has one value for each channel that comes out."""
     if b_shape is not None and b_shape != (channels,):
         raise ValueError(f"{op}: b has the shape {b_shape}, but {channels} channels come out; it must be ({channels},)")
 
 
-def conv_geometry(stride, padding, dilation, groups, kernel, op):
+def conv_geometry(stride: Pair, padding: Padding, dilation: Pair, groups: int, kernel: tuple[int, int],
+                  op: str) -> Geometry:
     """A convolution's arguments, in any of their forms, as a `Geometry`."""
     stride = pair(stride, op, "stride")
     dilation = pair(dilation, op, "dilation")
@@ -139,7 +145,8 @@ def conv_geometry(stride, padding, dilation, groups, kernel, op):
     return Geometry(stride, padding_pairs(padding, kernel, stride, dilation, op), dilation, groups)
 
 
-def conv2d_shapes(x_shape, w_shape, b_shape, stride, padding, dilation, groups):
+def conv2d_shapes(x_shape: Shape, w_shape: Shape, b_shape: Shape | None, stride: Pair, padding: Padding, dilation: Pair,
+                  groups: int) -> tuple[Geometry, tuple[int, int]]:
     """Check the arguments of conv2d; its Geometry and the output's (OH, OW)."""
     op = "conv2d"
     check_image(x_shape, op)
@@ -158,7 +165,8 @@ def conv2d_shapes(x_shape, w_shape, b_shape, stride, padding, dilation, groups):
     return geometry, window_output_size(x_shape, (kh, kw), geometry.stride, geometry.padding, geometry.dilation, op)
 
 
-def conv_transpose2d_shapes(x_shape, w_shape, b_shape, stride, padding, output_padding, dilation, groups):
+def conv_transpose2d_shapes(x_shape: Shape, w_shape: Shape, b_shape: Shape | None, stride: Pair, padding: Padding,
+                            output_padding: Pair, dilation: Pair, groups: int) -> tuple[Geometry, tuple[int, int]]:
     """Check the arguments of conv_transpose2d; its Geometry and the output's (H, W)."""
     op = "conv_transpose2d"
     check_image(x_shape, op)
@@ -192,7 +200,8 @@ def conv_transpose2d_shapes(x_shape, w_shape, b_shape, stride, padding, output_p
     return geometry, tuple(out)
 
 
-def output_padding_for(output_size, x_shape, w_shape, stride, padding, dilation, groups):
+def output_padding_for(output_size: Pair, x_shape: Shape, w_shape: Shape, stride: Pair, padding: Padding,
+                       dilation: Pair, groups: int) -> tuple[int, int]:
     """The output_padding with which conv_transpose2d gives images of `output_size`, or a sentence if none does."""
     op = "conv_transpose2d"
     wanted = pair(output_size, op, "output_size")

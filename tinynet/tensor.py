@@ -7,6 +7,7 @@ import numpy as np
 from tinynet import autograd, guard
 from tinynet import operators as ops
 from tinynet.autograd import FLOATS
+from tinynet.typing import Numbers
 
 
 class Tensor:
@@ -321,6 +322,9 @@ class Tensor:
         if dtype not in FLOATS:
             raise TypeError(f"astype: tensors are float32 or float64, not {dtype}")
         return self if dtype == self.dtype else ops.Cast(dtype)(self)
+
+
+TensorLike = Tensor | Numbers  # what is made a tensor where one is wanted
 
 
 def as_tensor(value, like=None):

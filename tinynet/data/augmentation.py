@@ -6,12 +6,18 @@ Boxes are (x_min, y_min, x_max, y_max) in fractions of the image: (4,) for one o
 labels (n,) behind them.
 """
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from tinynet.data.loader import draw
+from tinynet.data.loader import Dataset, Sample, draw
+from tinynet.typing import Array, Pair, Random
 
 KEPT = 1 / 4        # of many objects, those stay of whose box the image still shows this share
+
+
+Transform = Callable[[Sample, Random], Sample]
 
 
 class Augmented:
@@ -28,7 +34,7 @@ class Augmented:
     [(4, 4, 3), (4, 4)]
     """
 
-    def __init__(self, dataset, *transforms):
+    def __init__(self, dataset: Dataset, *transforms: Transform) -> None:
         for transform in transforms:
             if not callable(transform):
                 raise TypeError(f"Augmented: {transform!r} is no transformation; "
@@ -39,13 +45,13 @@ class Augmented:
         self.palette = getattr(dataset, "palette", None)
         self.ignore_index = getattr(dataset, "ignore_index", None)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Sample:
         return self.dataset[index]
 
-    def sample(self, index, rng):
+    def sample(self, index: int, rng: Random) -> Sample:
         """The sample after the transformations, which draw from `rng` in turn."""
         sample = draw(self.dataset, index, rng)
         for transform in self.transforms:
@@ -56,12 +62,12 @@ class Augmented:
 class Flip:
     """Mirrors left and right with probability p."""
 
-    def __init__(self, p=0.5):
+    def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p <= 1:
             raise ValueError(f"Flip: p is {p}; give a probability from 0 to 1")
         self.p = p
 
-    def __call__(self, sample, rng):
+    def __call__(self, sample: Sample, rng: Random) -> Sample:
         if rng.random() >= self.p:
             return sample
         return move("Flip", sample, _mirrored, _mirrored, _mirrored_boxes)
@@ -77,13 +83,13 @@ class Crop:
     labels; one alone that has gone raises ValueError: for samples of one object there is Zoom.
     """
 
-    def __init__(self, size, ignore_index=None):
+    def __init__(self, size: Pair, ignore_index: int | None = None) -> None:
         self.size = (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"Crop: size is {size}; give a number of pixels, or a pair (h, w), from 1 up")
         self.ignore_index = ignore_index
 
-    def __call__(self, sample, rng):
+    def __call__(self, sample: Sample, rng: Random) -> Sample:
         height, width = sample[0].shape[:2]
         (top, above, below), (left, before, behind) = (
             _window(have, want, rng) for have, want in zip((height, width), self.size, strict=True))
@@ -116,12 +122,12 @@ class Scale:
     Sizes then differ from sample to sample: let a Crop follow.
     """
 
-    def __init__(self, low, high):
+    def __init__(self, low: float, high: float) -> None:
         if not 0 < low <= high:
             raise ValueError(f"Scale: the factors are low {low}, high {high}; give 0 < low <= high")
         self.low, self.high = low, high
 
-    def __call__(self, sample, rng):
+    def __call__(self, sample: Sample, rng: Random) -> Sample:
         factor = rng.uniform(self.low, self.high)
         size = tuple(max(1, round(n * factor)) for n in sample[0].shape[:2])
 
@@ -154,7 +160,7 @@ class Zoom:
 
     DRAWS = 10
 
-    def __init__(self, smallest=0.4, aspect=4 / 3, keep=0.7):
+    def __init__(self, smallest: float = 0.4, aspect: float = 4 / 3, keep: float = 0.7) -> None:
         for name, value in (("smallest", smallest), ("keep", keep)):
             if not 0 < value <= 1:
                 raise ValueError(f"Zoom: {name} is {value}; give a share above 0, up to 1")
@@ -162,7 +168,7 @@ class Zoom:
             raise ValueError(f"Zoom: aspect is {aspect}; give a number from 1 (always the image's own) up")
         self.smallest, self.aspect, self.keep = smallest, aspect, keep
 
-    def __call__(self, sample, rng):
+    def __call__(self, sample: Sample, rng: Random) -> Sample:
         window = self._window(sample, rng)
         if window is None:
             return sample
@@ -199,10 +205,10 @@ class Zoom:
 class Brightness:
     """image <- clip(image b, 0, 1) with b drawn from [1 - amount, 1 + amount]."""
 
-    def __init__(self, amount):
+    def __init__(self, amount: float) -> None:
         self.amount = _check_amount("Brightness", amount)
 
-    def __call__(self, sample, rng):
+    def __call__(self, sample: Sample, rng: Random) -> Sample:
         factor = float(rng.uniform(1 - self.amount, 1 + self.amount))
         return (np.clip(sample[0] * factor, 0, 1), *sample[1:])
 
@@ -210,16 +216,17 @@ class Brightness:
 class Contrast:
     """image <- clip(m + (image - m) c, 0, 1), m its mean, with c drawn from [1 - amount, 1 + amount]."""
 
-    def __init__(self, amount):
+    def __init__(self, amount: float) -> None:
         self.amount = _check_amount("Contrast", amount)
 
-    def __call__(self, sample, rng):
+    def __call__(self, sample: Sample, rng: Random) -> Sample:
         factor = float(rng.uniform(1 - self.amount, 1 + self.amount))
         mean = float(sample[0].mean())
         return (np.clip(sample[0] * factor + mean * (1 - factor), 0, 1), *sample[1:])
 
 
-def move(name, sample, image, mask, boxes):
+def move(name: str, sample: Sample, image: Callable[[Array], Array], mask: Callable[[Array], Array],
+         boxes: Callable[[Array], Array]) -> Sample:
     """Applies one movement to a sample, by a function for each kind of part.
 
     - image: float images (H, W, C); mask: integer masks (H, W).
@@ -230,7 +237,7 @@ def move(name, sample, image, mask, boxes):
     does not know must not be left behind in silence. One box that is left with no area raises ValueError.
     """
     size = np.shape(sample[0])[:2]
-    old = next((part for part in sample if _are_boxes(part)), None)
+    old: Any = next((part for part in sample if _are_boxes(part)), None)
     new, kept = (None, None) if old is None else _cut(name, boxes(old).astype(old.dtype, copy=False))
     moved = []
     for position, part in enumerate(sample):
@@ -281,7 +288,8 @@ def _corners(x, y):
     return np.array((x, y, x, y), np.float32)
 
 
-def resize_bilinear(image, size, rows=None, columns=None):
+def resize_bilinear(image: Array, size: tuple[int, int], rows: tuple[float, float] | None = None,
+                    columns: tuple[float, float] | None = None) -> Array:
     """The image (H, W, C) at another size (h, w): each pixel a mean of four, weighted by nearness.
 
     rows, columns: the window (first, end) to be taken, in pixels, broken ones too; by default all of them.
@@ -302,7 +310,8 @@ def resize_bilinear(image, size, rows=None, columns=None):
     return left.reshape(*size, channels)
 
 
-def resize_nearest(mask, size, rows=None, columns=None):
+def resize_nearest(mask: Array, size: tuple[int, int], rows: tuple[float, float] | None = None,
+                   columns: tuple[float, float] | None = None) -> Array:
     """The mask (H, W) at another size (h, w): each pixel that of its nearest neighbour."""
     return mask[_nearest(mask.shape[0], size[0], rows)][:, _nearest(mask.shape[1], size[1], columns)]
 

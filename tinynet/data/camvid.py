@@ -6,6 +6,7 @@ import numpy as np
 
 from tinynet.data.files import Faults, brief, numbered_lines
 from tinynet.data.images import image_size, read_image, read_labels
+from tinynet.typing import Array, FilePath, OnError
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
            "bicyclist")
@@ -35,17 +36,17 @@ class CamVid:
     palette = np.array(PALETTE, np.uint8)
     ignore_index = VOID
 
-    def __init__(self, root, split="train", cache=False, on_error="raise"):
+    def __init__(self, root: FilePath, split: str = "train", cache: bool = False, on_error: OnError = "raise") -> None:
         self.root = Path(root)
         faults = Faults("CamVid", on_error)
         self.pairs = _listed_pairs(self.root, _list_file(self.root, split), faults)
         self.skipped = faults.reasons
         self._cache = {} if cache else None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Array, Array]:
         pixels, mask = self._decoded(index)
         return np.divide(pixels, 255, dtype=np.float32), mask.copy()
 

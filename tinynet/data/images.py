@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 
 from tinynet.data.files import brief, open_regular
+from tinynet.typing import Array, FilePath
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")     # others stay shut: Pillow would run Ghostscript for EPS
 MOST_PIXELS = 2**26       # 67 million; 0.2 GB as bytes, 0.8 GB as float32
@@ -11,7 +12,7 @@ ORIENTATION = 0x0112      # the EXIF tag that says how the camera was held
 TURNED = (5, 6, 7, 8)     # its values for which width and height change places
 
 
-def read_image(path):
+def read_image(path: FilePath) -> Array:
     """The picture as uint8 (H, W, 3): always RGB, transparent parts white, turned upright by its EXIF tag.
 
     The content tells the format, not the name. Raises FileNotFoundError, and ValueError for a file that is no
@@ -32,7 +33,7 @@ def read_image(path):
     return _opened(path, decode)
 
 
-def read_labels(path):
+def read_labels(path: FilePath) -> Array:
     """The label map as uint8 (H, W), the pixel values as stored: of a palette image the palette's indices.
 
     Raises as `read_image`, and ValueError where there is not one 8-bit channel.
@@ -45,7 +46,7 @@ def read_labels(path):
     return _opened(path, decode)
 
 
-def image_size(path):
+def image_size(path: FilePath) -> tuple[int, int]:
     """(height, width) of the picture as read_image would give it; reads the file's head only."""
     def measure(image):
         # Of a PNG without the tag, getexif would decode the whole picture in search of it.

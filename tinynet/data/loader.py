@@ -2,15 +2,30 @@
 import contextlib
 import time
 from collections import deque
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from os import getpid
 from threading import Event
+from typing import Any, Protocol
 
 import numpy as np
 
 from tinynet.data.files import Faults
+from tinynet.typing import Array, OnError, Random
 
 BATCHES_AHEAD = 2      # prepared batches that may wait, for each worker
+
+
+Sample = tuple[Any, ...]        # arrays and numbers
+Batch = tuple[Array, ...]       # the samples' parts, stacked
+
+
+class Dataset(Protocol):
+    """What is loaded from: anything with these two, a list too."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class DataLoader:
@@ -42,8 +57,8 @@ class DataLoader:
     (3, 1)
     """
 
-    def __init__(self, dataset, batch_size, shuffle=False, seed=0, workers=0, drop_last=False,
-                 on_error="raise"):
+    def __init__(self, dataset: Dataset, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0,
+                 drop_last: bool = False, on_error: OnError = "raise") -> None:
         _check_whole("batch_size", batch_size, 1)
         _check_whole("workers", workers, 0)
         _check_whole("seed", seed, 0)
@@ -63,21 +78,21 @@ class DataLoader:
         self.waited = 0.0
         self._faults = Faults("DataLoader", on_error, "sample ")
 
-    def __len__(self):
+    def __len__(self) -> int:
         """The number of batches in an epoch."""
         samples = len(self.dataset)
         return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
 
     @property
-    def skipped(self):
+    def skipped(self) -> dict[int, str]:
         """The samples that could not be read so far, a dict of index to reason."""
         return dict(self._faults.reasons)
 
-    def __iter__(self):
+    def __iter__(self) -> Generator[Batch]:
         yield from self.batches(self.epoch)
         self.epoch += 1
 
-    def batches(self, epoch, start=0):
+    def batches(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """The batches of one epoch from batch `start` on, as a generator; leaves `loader.epoch` alone.
 
         Resuming in the middle of an epoch gives the very batches that were still to come:
@@ -97,7 +112,7 @@ class DataLoader:
         prepared = self._prefetched(epoch, chunks) if self.workers else self._on_demand(epoch, chunks)
         return self._readable(prepared, start)
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> Array:
         """The indices of all samples in the order in which epoch `epoch` takes them."""
         samples = len(self.dataset)
         if not self.shuffle:
@@ -176,7 +191,7 @@ class DataLoader:
         return (_stacked(samples, kept) if kept else None), refused
 
 
-def draw(dataset, index, rng):
+def draw(dataset: Dataset, index: int, rng: Random) -> Sample:
     """One sample: `dataset.sample(index, rng)` where the dataset has it, else `dataset[index]`."""
     return dataset.sample(index, rng) if hasattr(dataset, "sample") else dataset[index]
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tinynet.typing import Array, FilePath
+
 FILES = {"train": "train", "val": "train", "test": "t10k"}      # how the files of each split begin
 UNSIGNED_BYTE = 8       # the third byte of the magic number; the fourth is the number of axes
 MOST_BYTES = 2**31      # that a file may promise: 40 times MNIST's
@@ -32,7 +34,7 @@ class MNIST:
 
     classes = tuple("0123456789")
 
-    def __init__(self, root, split="train"):
+    def __init__(self, root: FilePath, split: str = "train") -> None:
         self.root = Path(root)
         images_file, labels_file = _files(self.root, split)
         images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
@@ -40,15 +42,15 @@ class MNIST:
         part = _part(split, len(images), images_file)
         self.images, self.labels = images[part], labels[part]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Array, int]:
         image = np.divide(self.images[index][..., None], 255, dtype=np.float32)
         return image, int(self.labels[index])
 
 
-def read_idx(path, axes):
+def read_idx(path: FilePath, axes: int) -> Array:
     """The unsigned bytes of an IDX file as an array with this number of axes.
 
     Four bytes 0, 0, 8 (for unsigned bytes), axes; the size of each axis in four bytes, the highest first; the

@@ -3,7 +3,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinynet.data.scene_painting import BUILDING, PAVEMENT, ROAD, SKY, TREE, smooth_noise
+from tinynet.data.scene_painting import BUILDING, PAVEMENT, ROAD, SKY, TREE, Canvas, Light, smooth_noise
+from tinynet.typing import Random
 
 FAR = 160.0        # metres to what is painted at the horizon
 WALLS = np.array([[0.78, 0.72, 0.6], [0.58, 0.33, 0.26], [0.55, 0.55, 0.56], [0.42, 0.5, 0.58],
@@ -16,7 +17,7 @@ class Street(NamedTuple):
     half_road: float       # metres from the middle to the kerb
     left: float            # from the middle to the buildings on the left
     right: float           # and on the right
-    crossing: tuple        # (from, to) in z of the road that crosses, or (FAR, FAR)
+    crossing: tuple[float, float]        # (from, to) in z of the road that crosses, or (FAR, FAR)
     zebra: float           # z of the zebra crossing, or 0 for none
 
 
@@ -29,14 +30,14 @@ class Facade(NamedTuple):
     height: float
     bay: float             # metres from window to window
     storey: float
-    opening: tuple         # share of bay and storey that the window takes
+    opening: tuple[float, float]         # share of bay and storey that the window takes
     shop: np.ndarray       # colour of the ground floor's front
     shop_height: float     # 0 for none
     roof: float            # rise of the roof in metres, 0 for flat
     table: np.ndarray      # random numbers for windows and stones
 
 
-def paint_sky(canvas, rng):
+def paint_sky(canvas: Canvas, rng: Random) -> None:
     """A gradient from the skyline up, with clouds that flatten towards the horizon."""
     light = canvas.light
     height, width = canvas.height, canvas.width
@@ -50,7 +51,7 @@ def paint_sky(canvas, rng):
     canvas.mask[:] = SKY
 
 
-def paint_horizon(canvas, rng):
+def paint_horizon(canvas: Canvas, rng: Random) -> None:
     """Far away: a line of trees or of roofs, so that the sky's edge tells no class."""
     camera, light = canvas.camera, canvas.light
     trees = rng.random() < 0.6
@@ -69,7 +70,7 @@ def paint_horizon(canvas, rng):
     canvas.paint((window, coverage), light.on(colour, FAR * 0.3), TREE if trees else BUILDING)
 
 
-def paint_ground(canvas, rng, street):
+def paint_ground(canvas: Canvas, rng: Random, street: Street) -> None:
     """Road and pavements, by looking up for each pixel below the horizon which place (x, z) it shows."""
     camera, light = canvas.camera, canvas.light
     first = int(np.clip(np.ceil(camera.horizon), 0, canvas.height - 1))
@@ -134,7 +135,7 @@ def _shade(rng, light, street, x, z):
     return x * light.sun_side > reach
 
 
-def random_facade(rng, light):
+def random_facade(rng: Random, light: Light) -> Facade:
     """A building's looks: plaster, brick, concrete or glass."""
     wall = WALLS[rng.integers(len(WALLS))] * rng.uniform(0.7, 1.15) * rng.uniform(0.94, 1.06, 3)
     wall = np.clip(wall, 0.08, 0.95)
@@ -153,7 +154,8 @@ def random_facade(rng, light):
         table=rng.random((32, 32)).astype(np.float32))
 
 
-def paint_building(canvas, facade, side, x, near, far, depth=14.0):
+def paint_building(canvas: Canvas, facade: Facade, side: int, x: float, near: float, far: float,
+                   depth: float = 14.0) -> None:
     """One building beside the street, from z near to far: roof, wall along the street, wall facing us."""
     if facade.roof:
         _paint_roof(canvas, facade, side, x, near, far, depth)
@@ -184,7 +186,7 @@ def _paint_side_wall(canvas, facade, side, x, near, far):
     canvas.paint((window, down * across), canvas.light.on(colour, z, facing), BUILDING)
 
 
-def paint_front_wall(canvas, facade, left, right, z):
+def paint_front_wall(canvas: Canvas, facade: Facade, left: float, right: float, z: float) -> None:
     """A wall that faces the camera, from x left to right."""
     camera = canvas.camera
     shape = canvas.rectangle(camera.column(left, z), camera.row(facade.height, z),

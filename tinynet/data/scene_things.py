@@ -1,7 +1,8 @@
 """Paints what stands or moves in a street: cars, people, trees, poles and signs."""
 import numpy as np
 
-from tinynet.data.scene_painting import CAR, PERSON, POLE, SIGN, TREE, faces_camera, smooth_noise
+from tinynet.data.scene_painting import CAR, PERSON, POLE, SIGN, TREE, Canvas, faces_camera, smooth_noise
+from tinynet.typing import Random
 
 # length, width, clearance, height of the body and of the roof in metres; then where the cabin begins and ends
 # at its foot and at its roof, as shares of the length from the tail
@@ -43,7 +44,7 @@ def _brush(canvas, z, label, owner=0):
     return lay
 
 
-def paint_car(canvas, rng, x, z, heading):
+def paint_car(canvas: Canvas, rng: Random, x: float, z: float, heading: str) -> None:
     """A car with its middle at (x, z): two solids with windows, wheels and lights on their faces."""
     light = canvas.light
     length, width, low, body, roof, *cabin = CAR_SHAPES[rng.choice(len(CAR_SHAPES), p=CAR_SHARES)]
@@ -131,7 +132,7 @@ def _car_colour(rng):
     return CAR_COLOURS[rng.integers(len(CAR_COLOURS))] * rng.uniform(0.75, 1.2)
 
 
-def paint_person(canvas, rng, x, z):
+def paint_person(canvas: Canvas, rng: Random, x: float, z: float) -> None:
     """Someone on foot: legs in mid-stride, coat, arms, bag, head; lengths are shares of the height."""
     camera = canvas.camera
     size = rng.uniform(1.5, 1.9) * camera.focal / z
@@ -169,7 +170,7 @@ def _cloth(rng):
     return np.clip(rng.uniform(0.1, 0.9) * rng.uniform(0.6, 1.4, 3) + rng.uniform(-0.06, 0.06), 0.05, 0.95)
 
 
-def paint_tree(canvas, rng, x, z, height):
+def paint_tree(canvas: Canvas, rng: Random, x: float, z: float, height: float) -> None:
     """A trunk and a crown, slim as a poplar's or broad."""
     camera = canvas.camera
     metre = camera.focal / z
@@ -187,7 +188,7 @@ def paint_tree(canvas, rng, x, z, height):
     _paint_crown(canvas, rng, z, base, (foot - bare, foot - height * metre), reach, slim)
 
 
-def paint_bush(canvas, rng, x, z):
+def paint_bush(canvas: Canvas, rng: Random, x: float, z: float) -> None:
     """A bush, down to the ground."""
     camera = canvas.camera
     metre, foot = camera.focal / z, camera.row(0, z)
@@ -220,7 +221,7 @@ def _paint_crown(canvas, rng, z, middle, span, reach, slim):
     _brush(canvas, z, TREE)((window, coverage), green[:, None, None] * shade)
 
 
-def paint_pole(canvas, rng, x, z, height, arm):
+def paint_pole(canvas: Canvas, rng: Random, x: float, z: float, height: float, arm: float) -> None:
     """A post, with a lamp at the end of an arm of `arm` metres unless that is 0."""
     camera = canvas.camera
     metre = camera.focal / z
@@ -242,7 +243,7 @@ def paint_pole(canvas, rng, x, z, height, arm):
             lay(lamp, WHITE * 0.85)
 
 
-def paint_sign(canvas, rng, x, z, kind):
+def paint_sign(canvas: Canvas, rng: Random, x: float, z: float, kind: str) -> None:
     """A plate, or a traffic light, on a post."""
     camera = canvas.camera
     metre = camera.focal / z

@@ -23,6 +23,7 @@ from tinynet.data.scene_things import (
     paint_sign,
     paint_tree,
 )
+from tinynet.typing import Array, Pair
 
 SMALLEST_SHARE = 1 / 2000      # of the picture, that an object must show to count among the objects
 
@@ -63,7 +64,7 @@ class Scenes:
     palette = np.array(PALETTE, np.uint8)
     ignore_index = None
 
-    def __init__(self, count, size=(128, 128), seed=0, cache=False):
+    def __init__(self, count: int, size: Pair = (128, 128), seed: int = 0, cache: bool = False) -> None:
         self.size = (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 16:
             raise ValueError(f"Scenes: size is {size}; give a number of pixels, or a pair (h, w), from 16 up")
@@ -75,14 +76,14 @@ class Scenes:
         self.seed = seed
         self._cache = {} if cache else None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Array, Array]:
         scene = self.scene(index)
         return scene.image, scene.mask
 
-    def objects(self, index):
+    def objects(self, index: int) -> tuple[Array, Array]:
         """Boxes float32 (n, 4) and labels int64 (n) of the cars, people and signs in scene `index`.
 
         A box (x_min, y_min, x_max, y_max), as fractions of width and height, is tight around what is
@@ -91,7 +92,7 @@ class Scenes:
         scene = self.scene(index)
         return scene.boxes, scene.labels
 
-    def scene(self, index):
+    def scene(self, index: int) -> Scene:
         """Scene `index` with all that is known of it."""
         if not -self.count <= index < self.count:
             raise IndexError(f"Scenes: there is no scene {index} among {self.count}")

@@ -7,6 +7,7 @@ import numpy as np
 
 from tinynet.data.files import brief, numbered_lines
 from tinynet.data.images import read_image
+from tinynet.typing import Array, FilePath
 
 ENDINGS = (".jpeg", ".jpg")
 LONGEST_WNID = 32
@@ -17,7 +18,7 @@ class Entry(NamedTuple):
     """One photo: its file, its box in pixels as written, its class and the line that says so."""
 
     path: Path
-    corners: tuple      # x1, y1, x2, y2: positions of pixels, both ends inside
+    corners: tuple[int, ...]      # x1, y1, x2, y2: positions of pixels, both ends inside
     label: int
     where: str
 
@@ -42,17 +43,17 @@ class TinyImageNet:
     Y. Le, X. Yang, "Tiny ImageNet visual recognition challenge", Stanford CS231N, 2015.
     """
 
-    def __init__(self, root, split="train", cache=False):
+    def __init__(self, root: FilePath, split: str = "train", cache: bool = False) -> None:
         self.root = Path(root)
         self.wnids = _listed_wnids(self.root)
         self.classes = _short_names(self.root / "words.txt", self.wnids)
         self.entries = _split_entries(self.root, self.wnids, split)
         self._cache = {} if cache else None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Array, Array, int]:
         entry = self.entries[index]
         pixels = self._decoded(entry.path)
         return np.divide(pixels, 255, dtype=np.float32), _box(entry, pixels.shape[:2]), entry.label

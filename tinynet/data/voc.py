@@ -1,15 +1,17 @@
 """VOC: photos with boxes around their objects, in Pascal VOC's XML files."""
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
-from xml.etree.ElementTree import TreeBuilder
+from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 import numpy as np
 
 from tinynet.data.files import Faults, brief, numbered_lines, open_regular
 from tinynet.data.images import image_size, read_image
+from tinynet.typing import Array, FilePath, OnError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LARGEST = 4_000_000        # bytes of XML: some 10,000 objects
@@ -55,8 +57,8 @@ class VOC:
     M. Everingham et al., The Pascal Visual Object Classes (VOC) challenge, IJCV 88(2), 2010.
     """
 
-    def __init__(self, root, split="train", single=False, cache=False, classes=None, difficult=True,
-                 on_error="raise"):
+    def __init__(self, root: FilePath, split: str = "train", single: bool = False, cache: bool = False,
+                 classes: Sequence[str] | None = None, difficult: bool = True, on_error: OnError = "raise") -> None:
         self.root = _found_root(Path(root))
         devkit = _is_devkit(self.root)
         folder = self.root / "Annotations" if devkit else self.root
@@ -88,10 +90,10 @@ class VOC:
         self.single = single
         self._cache = {} if cache else None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Array, Array, Array | int]:
         index = range(len(self))[index]              # one entry for -1 and the last
         _, boxes, labels = self.items[index]
         image = np.divide(self._decoded(index), 255, dtype=np.float32)
@@ -173,7 +175,7 @@ class _Pictures:
         self.by_name = {path.name: path for path in paths}
         self.by_stem = {path.stem: path for path in reversed(paths)}       # of several the first
 
-    def of(self, annotation, tree):
+    def of(self, annotation: Path, tree: Element) -> Path:
         """The image of an XML file: of the same stem, else the one that its `filename` names."""
         named = PureWindowsPath(_text(tree, "filename")).name              # splits at / and at \
         path = self.by_stem.get(annotation.stem) or self.by_name.get(named)

@@ -5,6 +5,8 @@ just go on downwards. Such an arrow runs at the right side, in a lane of its own
 shorter, the nearer to the boxes, so that the arcs of an hour-glass lie within each other as its levels do.
 """
 
+from collections.abc import Sequence
+from typing import Any
 from xml.sax.saxutils import escape
 
 CHARACTER, HEIGHT = 6.7, 20  # of the text in boxes, and of a box
@@ -32,7 +34,7 @@ STYLE = """
 VIEWS = {"Reshape", "Transpose", "Index", "BroadcastTo", "Cast"}  # ops that only move
 
 
-def draw(boxes, edges, members):
+def draw(boxes: Sequence[Any], edges: Sequence[tuple[int, int]], members: Sequence[Any]) -> str:
     """The SVG document of a Graph's boxes, edges and members (groups with members, and numbers of boxes)."""
     place = _Placing(boxes, members)
     lanes = _lanes([(a, b) for a, b in edges if b != a + 1])

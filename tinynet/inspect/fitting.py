@@ -1,6 +1,9 @@
 """The shapes nearest to one that a model can't take: found by trying, since a dry run costs next to nothing."""
 
+from collections.abc import Callable
 from itertools import product
+
+from tinynet.typing import Shape
 
 FAR = 64  # pixels that height, width or both are changed by
 NEAR = 8  # pixels that height and width are changed by independently
@@ -10,7 +13,7 @@ WANTED = 3
 PATIENCE = 100  # tries without another find after the first
 
 
-def shapes_that_fit(shapes, fits):
+def shapes_that_fit(shapes: list[Shape], fits: Callable[[list[Shape]], bool]) -> list[list[Shape]]:
     """Up to three lists of shapes for which `fits` is true, the nearest first; the first input that can change does."""
     at = next((i for i, shape in enumerate(shapes) if len(shape) in (3, 4)), 0)
     found, failures = [], 0

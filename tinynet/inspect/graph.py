@@ -6,12 +6,14 @@ stand together, and the groups are nested as the calls were.
 """
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinynet.autograd import GraphError, Op, node, topological_order
 from tinynet.inspect.drawing import draw
 from tinynet.tensor import Tensor
+from tinynet.typing import FilePath, Shape
 
 
 class Box(NamedTuple):
@@ -27,7 +29,7 @@ class Group(NamedTuple):
     """A call of a module, with the boxes (their numbers) and groups inside, in the order of time."""
 
     title: str
-    members: list
+    members: "list[int | Group]"
 
 
 class Graph:
@@ -36,7 +38,7 @@ class Graph:
     boxes: the ops, first to last;  edges: (from, to), numbers of boxes;  members: boxes' numbers and Groups.
     """
 
-    def __init__(self, outputs):
+    def __init__(self, outputs: list[Tensor]) -> None:
         nodes = [n for n in topological_order([node(t) for t in outputs]) if isinstance(n, Op)]
         ops = sorted(nodes, key=lambda op: op.number)
         place = {op: i for i, op in enumerate(ops)}
@@ -48,28 +50,28 @@ class Graph:
         self.members = _grouped(ops, names)
 
     @property
-    def svg(self):
+    def svg(self) -> str:
         """The picture, an SVG document."""
         return draw(self.boxes, self.edges, self.members)
 
-    def _repr_svg_(self):
+    def _repr_svg_(self) -> str:
         return self.svg
 
     @property
-    def dot(self):
+    def dot(self) -> str:
         """The graph in the language of Graphviz, which lays it out in its own way."""
         lines = ["digraph tinynet {", '  node [shape=box, style=rounded, fontname="sans-serif"];',
                  '  graph [style=rounded, fontname="sans-serif"];', *_dot_members(self.members, self.boxes, "  ", [0]),
                  *(f"  n{a} -> n{b};" for a, b in self.edges), "}"]
         return "\n".join(lines) + "\n"
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Write the picture to `path`, or the text for Graphviz if its name ends in .dot or .gv."""
         is_dot = Path(path).suffix.lower() in (".dot", ".gv")
         Path(path).write_text(self.dot if is_dot else self.svg, encoding="utf-8")
 
 
-def graph(outputs):
+def graph(outputs: Tensor | Sequence[Tensor]) -> Graph:
     """The recorded graph of a tensor, such as a loss, or of several, as a picture: ops as boxes, modules as frames.
 
     A box holds an op's name, the shape of its result, and what it takes beside other ops' results, such as a layer's
@@ -125,7 +127,7 @@ def _notes(op, names):
             yield f"given {argument} {times(shape)}"
 
 
-def times(shape):
+def times(shape: Shape) -> str:
     return "×".join(map(str, shape)) if shape else "a number"
 
 
@@ -158,10 +160,10 @@ def _calls(call):
 class Names:
     """What modules and parameters are called, from the outermost module of a call."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.known = {}  # id of a module -> names of its parts and parameters, by their ids
 
-    def of_call(self, call):
+    def of_call(self, call: Any) -> str:
         """The title of a call's group: the module's name within the module that called it, and its class."""
         if isinstance(call, Op):
             whose = type(call).__name__ if call.call is None else self.of_call(call.call)
@@ -172,7 +174,7 @@ class Names:
             path = _below(self._path(call, outer[0]), path)
         return f"{path} {type(module).__name__}".strip()
 
-    def of_parameter(self, parameter, call):
+    def of_parameter(self, parameter: Tensor, call: Any) -> str:
         """Its name within the module that is called; in a backward pass its name in the whole model."""
         if isinstance(call, tuple):
             return _below(self._path(call, call[0]), self._path(call, parameter))

@@ -18,29 +18,32 @@ on all pixels, are left out.
 """
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 from tinynet import operators as basic
+from tinynet.autograd import Op
 from tinynet.ops.convolution import Gather, Scatter
 from tinynet.ops.pooling import MaxPool
 from tinynet.ops.resize import Resample, Resize
+from tinynet.typing import Shape
 
 
 class Field(NamedTuple):
     """A receptive field, (height, width) each."""
 
-    size: tuple = (Fraction(1), Fraction(1))
-    jump: tuple = (Fraction(1), Fraction(1))
+    size: tuple[Fraction, ...] = (Fraction(1), Fraction(1))
+    jump: tuple[Fraction, ...] = (Fraction(1), Fraction(1))
 
-    def seen_through(self, reach, stride):
+    def seen_through(self, reach: Sequence[int], stride: Sequence[int | Fraction]) -> "Field":
         """The field of windows of `reach` of these pixels, which move by `stride` of them."""
         size = tuple(n + (k - 1) * j for n, k, j in zip(self.size, reach, self.jump, strict=True))
         return Field(size, tuple(j * s for j, s in zip(self.jump, stride, strict=True)))
 
-    def __str__(self):
+    def __str__(self) -> str:
         height, width = (math.ceil(n) for n in self.size)
         return f"{height}x{width}"
 
@@ -48,7 +51,7 @@ class Field(NamedTuple):
 EVERYTHING = "all"  # the field of what has no place in the image any more, or depends on all of it
 
 
-def multiply_adds(op, shapes):
+def multiply_adds(op: Op, shapes: Sequence[Shape]) -> int:
     """The products that an op of convolution or of matrices sums up, those with padding included; 0 for others."""
     if isinstance(op, Gather):
         kernel_h, kernel_w, channels, outputs = shapes[1]
@@ -60,7 +63,8 @@ def multiply_adds(op, shapes):
     return 0
 
 
-def field_after(op, shapes, made, fields):
+def field_after(op: Op, shapes: Sequence[Shape], made: Shape,
+                fields: Sequence[Field | str | None]) -> Field | str | None:
     """The field of an op's result, of shape `made`; fields are its inputs', None for one not made from the image."""
     known = [f for f in fields if f is not None]
     if not known or EVERYTHING in known:

@@ -6,16 +6,17 @@ at any size, at once; what it may not do is look at values, which are all zero.
 """
 
 import html
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinynet.autograd import dry_run, no_grad, running
+from tinynet.autograd import Op, dry_run, no_grad, running
 from tinynet.guard import owner
 from tinynet.inspect.fitting import shapes_that_fit
 from tinynet.inspect.reach import Field, field_after, multiply_adds
 from tinynet.nn import Module
 from tinynet.tensor import Tensor
+from tinynet.typing import Array, Shape
 
 COLUMNS = ("layer", "", "output", "parameters", "multiply-adds", "memory", "sees")
 
@@ -25,11 +26,11 @@ class Row(NamedTuple):
 
     layer: str  # its path in the model
     kind: str  # its class
-    output: tuple  # its output's shape; of several outputs a tuple of shapes
+    output: Shape | tuple[Shape, ...]  # its output's shape; of several outputs a tuple of shapes
     parameters: int  # that it is the first to use
     multiply_adds: int  # of convolutions and products of matrices; all else is little beside them
     memory: int  # bytes of its output
-    sees: object  # the receptive field: a Field, "all", or None for what isn't made from an image
+    sees: Field | str | None  # the receptive field: a Field, "all", or None for what isn't made from an image
 
 
 class Summary:
@@ -40,7 +41,8 @@ class Summary:
     output: the shape of the model's output (of several a tuple of shapes).
     """
 
-    def __init__(self, model, shapes, watcher, output):
+    def __init__(self, model: Module, shapes: list[Shape], watcher: "Watcher",
+                 output: Shape | tuple[Shape, ...]) -> None:
         self.model, self.shapes, self.rows, self.output = type(model).__name__, shapes, watcher.rows, output
         self.parameters = sum(p.size for p in model.parameters())
         self.unused = self.parameters - sum(row.parameters for row in self.rows)
@@ -48,7 +50,7 @@ class Summary:
         self.memory = sum(row.memory for row in self.rows)
         self.kept = sum(watcher.kept.values())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [COLUMNS, *map(_cells, self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join(cell.ljust(width) if i < 3 else cell.rjust(width)
@@ -72,7 +74,7 @@ class Summary:
         return f"<table><thead>{line(COLUMNS, 'th')}</thead><tbody>{rows}</tbody></table><p>{totals}</p>"
 
 
-def summary(model, *shapes):
+def summary(model: Module, *shapes: Shape) -> Summary:
     """What `model` makes of inputs of these shapes: a table, layer by layer, at once for any size.
 
     Its columns: the layer's path and class; the output's shape; the parameters, counted where they are first used;
@@ -117,7 +119,7 @@ def _checked(shape):
 class Watcher:
     """Stands in for all ops during a dry run, and writes down what is called and what it costs."""
 
-    def __init__(self, model):
+    def __init__(self, model: Module) -> None:
         self.model = model
         self.paths = {id(module): path for path, module in model.named_modules()}
         self.unused = {id(parameter) for parameter in model.parameters()}
@@ -129,7 +131,7 @@ class Watcher:
         self.innermost = None  # the call that was entered last
         self.got = None  # the shapes that a failing layer got
 
-    def pass_through(self, shapes):
+    def pass_through(self, shapes: list[Shape]) -> Shape | tuple[Shape, ...]:
         """Run the model on such inputs; returns the shape of its output."""
         dtype = next((p.dtype for p in self.model.parameters()), np.float32)
         inputs = [Tensor(0.0).wrap(np.broadcast_to(np.zeros((), dtype), shape)) for shape in shapes]
@@ -138,7 +140,7 @@ class Watcher:
         with no_grad(), dry_run(self):
             return _shapes(self.model(*inputs))
 
-    def call(self, call, inputs, options):
+    def call(self, call: tuple[Module, Any], inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """A module is called: run its forward. If it calls no other modules, it is a layer and gets a row."""
         module, _ = self.innermost = call
         rows, made = len(self.rows), len(self.made)
@@ -152,7 +154,7 @@ class Watcher:
             self.rows[rows:] = [self._row(module, type(module).__name__, output, made, ops)]
         return output
 
-    def run(self, op, inputs, arrays):
+    def run(self, op: Op, inputs: tuple[Tensor, ...], arrays: list[Array]) -> Array:
         """An op is called: its result, without values. It gets a row, for now."""
         y = op.dry_run(*arrays)
         shapes = [a.shape for a in arrays]

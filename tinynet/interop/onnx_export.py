@@ -7,21 +7,25 @@ trace has other values too, so that a constant computed from the images is found
 
 import inspect
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from tinynet import nn, operators
+from tinynet.autograd import Op
 from tinynet.interop.onnx_graph import TO_FIRST, Graph
-from tinynet.interop.trace import Call, trace
+from tinynet.interop.trace import Call, Example, trace
 from tinynet.ops import activation, arithmetic, convolution, normalization, pooling
 from tinynet.ops.layout import Concatenate, Pad
 from tinynet.ops.resize import Resize
 from tinynet.shapes import conv_transpose_output_size
+from tinynet.typing import Array, FilePath
 
 END = np.iinfo(np.int64).max
 
 
-def export(model, example, path, layout="NHWC"):
+def export(model: nn.Module, example: Example, path: FilePath, layout: Literal["NHWC", "NCHW"] = "NHWC") -> None:
     """Write `model` to `path` as ONNX (opset 17), with any batch size, in evaluation mode.
 
     example: an input as the model takes it, an array (N, ...) or a tuple of several; only N may differ later.
@@ -47,7 +51,7 @@ class _Exporter:
         self.found, self.other = found, other
         self.varies = {}  # id of an array -> for each axis, does its length depend on the batch?
 
-    def export(self, path, images_first):
+    def export(self, path: FilePath, images_first: bool) -> None:
         self._compare()
         inputs = [self._input(name, x, images_first) for name, x in zip(self._input_names(), self.found.inputs,
                                                                         strict=True)]
@@ -115,7 +119,7 @@ class _Exporter:
         name = type(call.op).__name__
         raise ValueError(f"export: {type(self.model).__name__} uses the op {name}, which this exporter doesn't know")
 
-    def operands(self, call):
+    def operands(self, call: Call) -> tuple[list[str], bool]:
         """(names of the inputs, whether they are images with their channels first)."""
         graph = self.graph
         if call.output.ndim == 4 and any(graph.is_first(x) for x in call.inputs):
@@ -132,15 +136,15 @@ class _Exporter:
             return self.graph.constant(x[:, None, None], self.graph.names.get(id(x)))
         return self.graph.channels_first(x) if x.ndim == 4 else self.graph.channels_last(x)
 
-    def result(self, call, name, first=False):
+    def result(self, call: Call, name: str, first: bool = False) -> None:
         (self.graph.first if first else self.graph.last)[id(call.output)] = name
 
-    def layer(self, weight):
+    def layer(self, weight: Array) -> str | None:
         """The name of the layer that a weight belongs to, for its output."""
         return self.graph.names.get(id(weight), "").removesuffix("weight").rstrip(".") or None
 
 
-def merged(calls):
+def merged(calls: Iterable[Call]) -> Iterator[Call]:
     """The calls, but a normalisation's rows reshaped back: the op then takes x and gives y as the user sees them."""
     calls, at = list(calls), 0
     made = {id(call.output): call for call in calls}
@@ -165,17 +169,18 @@ def _unflattened(parameter, made):
 # A converter for each op. Elementwise ones take images with the channels first as they are; so do those whose axes can
 # be told in that order.
 
-CONVERTERS = {}
+Converter = Callable[["_Exporter", Call], None]
+CONVERTERS: dict[type[Op], Converter] = {}
 
 
-def converts(*kinds):
+def converts(*kinds: type[Op]) -> Callable[[Converter], Converter]:
     def register(function):
         CONVERTERS.update(dict.fromkeys(kinds, function))
         return function
     return register
 
 
-def elementwise(kind, **attributes):
+def elementwise(kind: str, **attributes: Any) -> Converter:
     """The converter to a node of that kind, which has the same operands."""
     def convert(exporter, call):
         names, first = exporter.operands(call)
@@ -194,25 +199,25 @@ CONVERTERS |= {
 }
 
 
-def axes_of(axes, first):
+def axes_of(axes: Sequence[int], first: bool) -> list[int]:
     """Axes of (N, H, W, C), told of (N, C, H, W) where it is that."""
     return [TO_FIRST.index(axis) for axis in axes] if first else list(axes)
 
 
 @converts(operators.Pow)
-def power(exporter, call):
+def power(exporter: _Exporter, call: Call) -> None:
     names, first = exporter.operands(call)
     exponent = exporter.graph.constant(np.array(call.op.p, call.output.dtype))
     exporter.result(call, exporter.graph.node("Pow", [*names, exponent]), first)
 
 
 @converts(activation.LeakyRelu)
-def leaky_relu(exporter, call):
+def leaky_relu(exporter: _Exporter, call: Call) -> None:
     elementwise("LeakyRelu", alpha=call.op.slope)(exporter, call)
 
 
 @converts(activation.NormalCdf)
-def normal_cdf(exporter, call):
+def normal_cdf(exporter: _Exporter, call: Call) -> None:
     """(1 + erf(x / sqrt 2)) / 2"""
     (x,), first = exporter.operands(call)
     graph, number = exporter.graph, call.output.dtype.type
@@ -222,34 +227,34 @@ def normal_cdf(exporter, call):
 
 
 @converts(activation.Softmax, activation.LogSoftmax)
-def softmax(exporter, call):
+def softmax(exporter: _Exporter, call: Call) -> None:
     (x,), first = exporter.operands(call)
     (axis,) = axes_of([call.op.axis % call.output.ndim], first)
     exporter.result(call, exporter.graph.node(type(call.op).__name__, [x], axis=axis), first)
 
 
 @converts(operators.Cast)
-def cast(exporter, call):
+def cast(exporter: _Exporter, call: Call) -> None:
     to = exporter.graph.onnx.helper.np_dtype_to_tensor_dtype(call.output.dtype)
     elementwise("Cast", to=to)(exporter, call)
 
 
 @converts(operators.MatMul)
-def matmul(exporter, call):
+def matmul(exporter: _Exporter, call: Call) -> None:
     graph = exporter.graph
     names = [graph.channels_last(x) for x in call.inputs]
     exporter.result(call, graph.node("MatMul", names, exporter.layer(call.inputs[1])))
 
 
 @converts(operators.Sum)
-def total(exporter, call):
+def total(exporter: _Exporter, call: Call) -> None:
     (x,), first = exporter.operands(call)
     axes = exporter.graph.integers(axes_of(call.op.axes, first))
     exporter.result(call, exporter.graph.node("ReduceSum", [x, axes], keepdims=1), first)
 
 
 @converts(operators.Reshape)
-def reshape(exporter, call):
+def reshape(exporter: _Exporter, call: Call) -> None:
     """The one length that depends on the batch is left to be found."""
     graph, varies = exporter.graph, exporter.varies[id(call.output)]
     if sum(varies) > 1:
@@ -260,7 +265,7 @@ def reshape(exporter, call):
 
 
 @converts(operators.BroadcastTo)
-def broadcast_to(exporter, call):
+def broadcast_to(exporter: _Exporter, call: Call) -> None:
     graph, y = exporter.graph, call.output
     x = call.inputs[0]
     lengths = (1,) * (y.ndim - x.ndim) + x.shape
@@ -273,13 +278,13 @@ def broadcast_to(exporter, call):
 
 
 @converts(operators.Transpose)
-def transpose(exporter, call):
+def transpose(exporter: _Exporter, call: Call) -> None:
     graph, (x,) = exporter.graph, call.inputs
     exporter.result(call, graph.node("Transpose", [graph.channels_last(x)], perm=call.op.axes))
 
 
 @converts(operators.Index)
-def index(exporter, call):
+def index(exporter: _Exporter, call: Call) -> None:
     """Slices and integers: a slice node; an integer's axis of length 1 is then squeezed out."""
     parts = call.op.index if isinstance(call.op.index, tuple) else (call.op.index,)
     ndim = call.inputs[0].ndim
@@ -311,7 +316,7 @@ def _cut(part):
 
 
 @converts(Pad)
-def pad(exporter, call):
+def pad(exporter: _Exporter, call: Call) -> None:
     (x,), first = exporter.operands(call)
     width = [call.op.width[axis] for axis in TO_FIRST] if first else call.op.width
     graph = exporter.graph
@@ -321,7 +326,7 @@ def pad(exporter, call):
 
 
 @converts(Concatenate)
-def concatenate(exporter, call):
+def concatenate(exporter: _Exporter, call: Call) -> None:
     names, first = exporter.operands(call)
     (axis,) = axes_of([call.op.axis], first)
     exporter.result(call, exporter.graph.node("Concat", names, axis=axis), first)
@@ -331,7 +336,7 @@ def concatenate(exporter, call):
 
 
 @converts(convolution.Gather)
-def conv2d(exporter, call):
+def conv2d(exporter: _Exporter, call: Call) -> None:
     graph, op = exporter.graph, call.op
     x, w, *b = call.inputs
     names = [graph.channels_first(x), graph.weight(w), *(graph.channels_last(each) for each in b)]
@@ -341,7 +346,7 @@ def conv2d(exporter, call):
 
 
 @converts(convolution.Scatter)
-def conv_transpose2d(exporter, call):
+def conv_transpose2d(exporter: _Exporter, call: Call) -> None:
     graph, op = exporter.graph, call.op
     x, w, *b = call.inputs
     names = [graph.channels_first(x), graph.weight(w), *(graph.channels_last(each) for each in b)]
@@ -369,12 +374,12 @@ def _then(exporter, call, y, name, relu, pool=False):
 
 
 @converts(pooling.MaxPool)
-def max_pool2d(exporter, call):
+def max_pool2d(exporter: _Exporter, call: Call) -> None:
     _pool(exporter, call, "MaxPool")
 
 
 @converts(pooling.AvgPool)
-def avg_pool2d(exporter, call):
+def avg_pool2d(exporter: _Exporter, call: Call) -> None:
     _pool(exporter, call, "AveragePool", count_include_pad=1)
 
 
@@ -391,7 +396,7 @@ def _pool(exporter, call, kind, **attributes):
 
 
 @converts(Resize)
-def resize2d(exporter, call):
+def resize2d(exporter: _Exporter, call: Call) -> None:
     """Enlarged by whole numbers, nearest is ONNX's too; elsewhere its rounding differs, but rows can be taken."""
     graph, op, (x,) = exporter.graph, call.op, call.inputs
     y = graph.channels_first(x)
@@ -415,7 +420,7 @@ def _scale(size, out):
 
 
 @converts(normalization.Standardize)
-def batch_norm(exporter, call):
+def batch_norm(exporter: _Exporter, call: Call) -> None:
     graph, (x, *parameters) = exporter.graph, call.inputs
     channels, dtype = x.shape[-1], x.dtype
     first = x.ndim == 4
@@ -442,7 +447,7 @@ def _statistics(model, op, dtype):
 
 
 @converts(normalization.Normalize)
-def group_norm(exporter, call):
+def group_norm(exporter: _Exporter, call: Call) -> None:
     """Over whole samples it is a layer normalisation, if there is a scale for each of their values, or none at all."""
     graph, op = exporter.graph, call.op
     x, *parameters = call.inputs

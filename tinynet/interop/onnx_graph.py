@@ -4,16 +4,21 @@ ONNX's image operators take (N, C, H, W), tinynet has (N, H, W, C). A value is k
 and transposed, once, where the other is asked for. So between one convolution and the next nothing is transposed.
 """
 
+from types import ModuleType
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from tinynet.safetensors import write_atomically
+from tinynet.typing import Array, FilePath
 
 OPSET, IR_VERSION = 17, 8  # of ONNX 1.12: what newer runtimes read too
 TO_FIRST, TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # axes of a transpose to (N, C, H, W), and back
 WEIGHT_TO_FIRST = (3, 2, 0, 1)
 
 
-def package():
+def package() -> ModuleType:
     """The package onnx, an optional extra."""
     try:
         import onnx
@@ -26,7 +31,7 @@ def package():
 class Graph:
     """Nodes in order; each value is known by its array's id, as in a trace."""
 
-    def __init__(self, names):
+    def __init__(self, names: dict[int, str]) -> None:
         self.onnx = package()
         self.names = names  # id of a parameter's array -> its name in the state
         self.nodes, self.initializers = [], []
@@ -34,7 +39,7 @@ class Graph:
         self.last, self.first = {}, {}  # id of an array -> the value's name, channels last (or no image) and first
         self.kept = []  # arrays, so that their ids stay theirs
 
-    def unique(self, name):
+    def unique(self, name: str) -> str:
         found, count = name, 1
         while found in self.taken:
             count += 1
@@ -42,13 +47,13 @@ class Graph:
         self.taken.add(found)
         return found
 
-    def node(self, kind, inputs, name=None, **attributes):
+    def node(self, kind: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
         """A new node of one output, whose name is returned."""
         output = self.unique(name or kind.lower())
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
-    def constant(self, array, name=None):
+    def constant(self, array: npt.ArrayLike, name: str | None = None) -> str:
         """A constant's name: of the model's state an initialiser; without a name a node, which nobody will train."""
         array = np.asarray(array, order="C")
         if name is None:
@@ -57,19 +62,19 @@ class Graph:
         self.initializers.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def integers(self, values):
+    def integers(self, values: npt.ArrayLike) -> str:
         """The name of a constant of whole numbers, as shapes and axes are."""
         return self.constant(np.asarray(values, np.int64))
 
-    def is_known(self, array):
+    def is_known(self, array: Array) -> bool:
         """Is it computed in the graph, not a parameter or constant?"""
         return id(array) in self.last or id(array) in self.first
 
-    def is_first(self, array):
+    def is_first(self, array: Array) -> bool:
         """Is it an image made with its channels first?"""
         return id(array) in self.first and id(array) not in self.last
 
-    def channels_last(self, array):
+    def channels_last(self, array: Array) -> str:
         """The name of a value as tinynet has it."""
         if id(array) not in self.last:
             if id(array) in self.first:
@@ -80,19 +85,19 @@ class Graph:
             self.last[id(array)] = name
         return self.last[id(array)]
 
-    def channels_first(self, array):
+    def channels_first(self, array: Array) -> str:
         """The name of an image (N, H, W, C) as (N, C, H, W)."""
         if id(array) not in self.first:
             self.first[id(array)] = self.node("Transpose", [self.channels_last(array)], perm=TO_FIRST)
         return self.first[id(array)]
 
-    def weight(self, array):
+    def weight(self, array: Array) -> str:
         """The name of a convolution's weight (KH, KW, C, O) as (O, C, KH, KW)."""
         if self.is_known(array):
             return self.node("Transpose", [self.channels_last(array)], perm=WEIGHT_TO_FIRST)
         return self.constant(array.transpose(WEIGHT_TO_FIRST), self.names.get(id(array)))
 
-    def rename(self, old, new):
+    def rename(self, old: str, new: str) -> None:
         """Give a node's output the name of an output of the model; what can't be renamed is copied."""
         if any(old in node.output for node in self.nodes) and old not in self.outputs:
             for node in self.nodes:
@@ -102,7 +107,7 @@ class Graph:
             self.nodes.append(self.onnx.helper.make_node("Identity", [old], [new], name=new))
         self.outputs.add(new)
 
-    def save(self, inputs, outputs, name, path):
+    def save(self, inputs: list[Any], outputs: list[Any], name: str, path: FilePath) -> None:
         """Drop what nothing depends on, check all, and write the file."""
         helper, needed, used = self.onnx.helper, {value.name for value in outputs}, []
         for node in reversed(self.nodes):

@@ -1,7 +1,7 @@
 """ONNX files as trainable modules: the graph's nodes are run one after the other, each with tinynet's own function."""
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,7 +9,8 @@ from tinynet import nn
 from tinynet.interop import onnx_images, onnx_layout  # noqa: F401  (their operators join the table)
 from tinynet.interop.onnx_graph import WEIGHT_TO_FIRST, package
 from tinynet.interop.onnx_operators import OPERATORS, Image, fault, plain
-from tinynet.tensor import Tensor, as_tensor
+from tinynet.tensor import Tensor, TensorLike, as_tensor
+from tinynet.typing import FilePath
 
 FLOATS = (np.float32, np.float64)
 
@@ -19,16 +20,16 @@ class Node(NamedTuple):
 
     kind: str
     name: str
-    inputs: tuple
-    outputs: tuple
-    attributes: dict
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
     opset: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.kind} {self.name!r}" if self.name else f"{self.kind} (which makes {self.outputs[0]!r})"
 
 
-def load(path):
+def load(path: FilePath) -> "Imported":
     """The model in an ONNX file, as a module: called with arrays or Tensors in the file's own layout, in its order.
 
     Its parameters have the names of the file's initialisers (convolutions' weights in tinynet's layout), its batch
@@ -42,7 +43,7 @@ def load(path):
 class Imported(nn.Module):
     """A model made of an ONNX graph (an onnx.ModelProto): see `load`."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         onnx = package()
         opsets = {each.domain: each.version for each in model.opset_import}
         graph = model.graph
@@ -72,7 +73,7 @@ class Imported(nn.Module):
         self.places[name] = attribute
         setattr(self, attribute, array.copy() if is_statistic else nn.Parameter(array.copy()))
 
-    def forward(self, *inputs):
+    def forward(self, *inputs: TensorLike) -> Tensor | tuple[Tensor, ...]:
         if len(inputs) != len(self.input_names):
             raise ValueError(f"the model takes {len(self.input_names)} inputs ({', '.join(self.input_names)}), "
                              f"but got {len(inputs)}")

@@ -5,6 +5,8 @@ channels last. It stays so through elementwise operators up to the next image op
 """
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,24 +14,29 @@ import tinynet as tn
 from tinynet.interop.onnx_graph import TO_FIRST, TO_LAST, WEIGHT_TO_FIRST
 from tinynet.ops.activation import NormalCdf
 from tinynet.tensor import Tensor
+from tinynet.typing import Array
 
-OPERATORS = {}
+if TYPE_CHECKING:  # it imports this table
+    from tinynet.interop.onnx_load import Imported, Node
+
+Operator = Callable[["Node", list[Any], "Imported"], Any]
+OPERATORS: dict[str, Operator] = {}
 WEIGHT_TO_LAST = tuple(int(i) for i in np.argsort(WEIGHT_TO_FIRST))
 
 
 class Image:
     """A Tensor (N, H, W, C) that stands for one of (N, C, H, W)."""
 
-    def __init__(self, last):
+    def __init__(self, last: Tensor) -> None:
         self.last = last
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """A value as ONNX has it."""
     return value.last.transpose(TO_FIRST) if isinstance(value, Image) else value
 
 
-def last(value):
+def last(value: Any) -> Any:
     """An image (N, C, H, W) as (N, H, W, C)."""
     if isinstance(value, Image):
         return value.last
@@ -38,7 +45,7 @@ def last(value):
     return value.transpose(TO_LAST)
 
 
-def fault(node):
+def fault(node: "Node") -> str:
     """Why a node can't be run, as far as one sees before it is."""
     if node.kind not in OPERATORS:
         return "tinynet has no such operator"
@@ -62,14 +69,14 @@ REFUSED = {
 }
 
 
-def operator(*kinds):
+def operator(*kinds: str) -> Callable[[Operator], Operator]:
     def register(function):
         OPERATORS.update(dict.fromkeys(kinds, function))
         return function
     return register
 
 
-def unary(function):
+def unary(function: Callable[[Tensor], Tensor]) -> Operator:
     """An elementwise operator, which leaves an Image an Image."""
     def run(node, inputs, module):
         (x,) = inputs
@@ -83,7 +90,7 @@ def _float(x):
     return x
 
 
-def erf(x):
+def erf(x: Tensor) -> Tensor:
     """By the normal distribution: P(X <= x) = (1 + erf(x / sqrt 2)) / 2."""
     return NormalCdf()(x * math.sqrt(2)) * 2 - 1
 
@@ -96,17 +103,17 @@ OPERATORS |= {
 
 
 @operator("Identity")
-def identity(node, inputs, module):
+def identity(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     return inputs[0]
 
 
 @operator("LeakyRelu")
-def leaky_relu(node, inputs, module):
+def leaky_relu(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     return unary(lambda x: tn.leaky_relu(x, node.attributes.get("alpha", 0.01)))(node, inputs, module)
 
 
 @operator("Gelu")
-def gelu(node, inputs, module):
+def gelu(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     def by_tanh(x):
         return x * (tn.tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)) + 1) * 0.5
     function = by_tanh if node.attributes.get("approximate") == "tanh" else tn.gelu
@@ -114,7 +121,7 @@ def gelu(node, inputs, module):
 
 
 @operator("Clip")
-def clip(node, inputs, module):
+def clip(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     """The bounds are attributes up to opset 10, inputs since; where they cross, the upper one holds."""
     x, low, high = (*inputs, None, None)[:3]
     low, high = (node.attributes.get(name) if bound is None else bound.item()
@@ -123,7 +130,7 @@ def clip(node, inputs, module):
 
 
 @operator("Dropout")
-def dropout(node, inputs, module):
+def dropout(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     """Trained, the module drops as it does; the file's own training_mode is refused, for its draws are others."""
     x, ratio, training = (*inputs, None, None)[:3]
     p = node.attributes.get("ratio", 0.5) if ratio is None else float(ratio.data)
@@ -136,7 +143,7 @@ def dropout(node, inputs, module):
 # Two operands and more
 
 
-def binary(function):
+def binary(function: Callable[[Any, Any], Any]) -> Operator:
     """An elementwise operator of two operands, broadcast together."""
     def run(node, inputs, module):
         x, y = inputs
@@ -159,7 +166,7 @@ def _beside_image(x):
     return x.reshape(x.shape[0]) if x.ndim == 3 and x.shape[1:] == (1, 1) else None
 
 
-def power(x, y):
+def power(x: Tensor, y: Tensor | Array) -> Tensor:
     """x^y: a number's power for any x, an array of powers for positive ones, as exp(y log x)."""
     _float(x)
     y = y.data if isinstance(y, Tensor) and not y.requires_grad else y
@@ -171,7 +178,7 @@ def power(x, y):
     return tn.exp(y * tn.log(x))
 
 
-def divide(x, y):
+def divide(x: Any, y: Any) -> Any:
     """Whole numbers are rounded towards 0."""
     if isinstance(x, Tensor):
         return x / y
@@ -196,13 +203,13 @@ OPERATORS |= {
 
 
 @operator("MatMul")
-def matmul(node, inputs, module):
+def matmul(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     a, b = (_float(plain(x)) for x in inputs)
     return tn.matmul(a, b)
 
 
 @operator("Gemm")
-def gemm(node, inputs, module):
+def gemm(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     """alpha a b + beta c, each transposed if asked for"""
     a, b, *c = (_float(plain(x)) for x in inputs if x is not None)
     attributes = node.attributes
@@ -213,7 +220,7 @@ def gemm(node, inputs, module):
 
 
 @operator("Softmax", "LogSoftmax")
-def softmax(node, inputs, module):
+def softmax(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     """Along one axis; before opset 13 along it and all that follow."""
     x = _float(plain(inputs[0]))
     function = tn.softmax if node.kind == "Softmax" else tn.log_softmax
@@ -224,7 +231,7 @@ def softmax(node, inputs, module):
 
 
 @operator("SoftmaxCrossEntropyLoss")
-def cross_entropy(node, inputs, module):
+def cross_entropy(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     """Of scores (N, K, ...), classes (N, ...) and, perhaps, a weight for each class."""
     scores, target, *weight = inputs
     x = _float(plain(scores))
@@ -251,7 +258,7 @@ REDUCTIONS = {
 
 
 @operator(*REDUCTIONS)
-def reduction(node, inputs, module):
+def reduction(node: "Node", inputs: list[Any], module: "Imported") -> Any:
     """The axes are an input in newer opsets; without any it is all of them, or, if the node says so, none."""
     x = _float(plain(inputs[0]))
     axes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else node.attributes.get("axes", ())

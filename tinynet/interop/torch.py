@@ -15,19 +15,21 @@ PyTorch itself isn't needed here: both sides meet in safetensors files (in PyTor
 """
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from tinynet import nn, operators, safetensors
-from tinynet.interop.trace import trace
+from tinynet.interop.trace import Example, trace
 from tinynet.ops.layout import Concatenate, Pad
 from tinynet.ops.normalization import Normalize, Standardize
+from tinynet.typing import Array, FilePath, Shape
 
 COUNTER = "num_batches_tracked"  # of PyTorch's batch normalisation; tinynet has none
 
 
-def load(model, path, example=None):
+def load(model: nn.Module, path: FilePath, example: Example | None = None) -> None:
     """Fill `model` from a safetensors file with the state of a PyTorch model of the same layers.
 
     example: an input of the model, of any batch size, needed if it has dense layers (for the order of what is
@@ -51,12 +53,12 @@ def load(model, path, example=None):
         raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 
-def save(model, path, example=None):
+def save(model: nn.Module, path: FilePath, example: Example | None = None) -> None:
     """Write the model's state for PyTorch: model.load_state_dict(safetensors.torch.load_file(path)) takes it."""
     safetensors.save(state(model, example), path)
 
 
-def state(model, example=None):
+def state(model: nn.Module, example: Example | None = None) -> dict[str, Array]:
     """The model's state in PyTorch's layout: {name: ndarray}; batch normalisations get their counter, 0.
 
     >>> [(name, array.shape) for name, array in state(nn.Conv2d(3, 8, 5)).items()]
@@ -68,7 +70,7 @@ def state(model, example=None):
     return arrays | {name: np.array(0, np.int64) for name in counters}
 
 
-def load_state(model, state, example=None):
+def load_state(model: nn.Module, state: Mapping[str, Array], example: Example | None = None) -> None:
     """Fill `model` from {name: ndarray} in PyTorch's layout; example and errors as for `load`."""
     turns = _turns(model, example)
     own = model.state_dict()
@@ -98,15 +100,15 @@ def _counters(model):
 class Turn(NamedTuple):
     """How one array of a state changes its layout."""
 
-    axes: tuple  # PyTorch's axes, as axes of tinynet's array
-    maps: tuple = ()  # (axis, (H, W, C)): this axis of tinynet's array is a flattened map of features
+    axes: tuple[int, ...]  # PyTorch's axes, as axes of tinynet's array
+    maps: tuple[tuple[int, Shape], ...] = ()  # (axis, (H, W, C)): this axis is a flattened map of features
 
-    def to_torch(self, array):
+    def to_torch(self, array: Array) -> Array:
         for axis, shape in self.maps:
             array = np.take(array, _channels_first(shape), axis)
         return np.ascontiguousarray(array.transpose(self.axes))
 
-    def from_torch(self, array):
+    def from_torch(self, array: Array) -> Array:
         array = array.transpose(np.argsort(self.axes))
         for axis, shape in self.maps:
             array = np.take(array, np.argsort(_channels_first(shape)), axis)
@@ -174,15 +176,15 @@ def _maps(model, example):
 class _Groups:
     """Disjoint sets of values."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parent = {}
 
-    def find(self, key):
+    def find(self, key: int) -> int:
         while key in self.parent:
             key = self.parent[key]
         return key
 
-    def join(self, a, b):
+    def join(self, a: int, b: int) -> None:
         a, b = self.find(a), self.find(b)
         if a != b:
             self.parent[a] = b

@@ -5,31 +5,35 @@ input of a call that is neither a call's output nor an input of the model is a p
 """
 
 import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from tinynet.autograd import Op, watched
-from tinynet.tensor import Tensor, as_tensor
+from tinynet.nn import Module
+from tinynet.tensor import Tensor, TensorLike, as_tensor
+
+Example = TensorLike | tuple[TensorLike, ...]  # an input of a model, or all of several
 
 
 class Call(NamedTuple):
     """One op of the model."""
 
     op: Op
-    inputs: tuple  # ndarrays
+    inputs: tuple[np.ndarray, ...]
     output: np.ndarray
 
 
 class Trace(NamedTuple):
     """All that a model did with its inputs."""
 
-    inputs: tuple  # ndarrays
-    calls: list
-    outputs: tuple
+    inputs: tuple[np.ndarray, ...]
+    calls: list[Call]
+    outputs: tuple[np.ndarray, ...]
 
 
-def trace(model, example):
+def trace(model: Module, example: Example) -> Trace:
     """Run `model` on `example` (an array, or a tuple of several) in evaluation mode, and note every op.
 
     Not under no_grad(): there a Sequential puts batch normalisations into the weights before them.
@@ -56,7 +60,7 @@ def trace(model, example):
 
 
 @contextlib.contextmanager
-def evaluation(model):
+def evaluation(model: Module) -> Iterator[None]:
     """Within this context the model is in evaluation mode; afterwards each of its parts is as it was."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
