@@ -1,5 +1,7 @@
 """tinynet: a deep-learning framework on NumPy and numba, small enough to read and fast enough to use."""
 
+__version__ = "0.1.0"  # setup.cfg reads it from here
+
 from tinynet.autograd import GraphError, detect_anomaly, grad, no_grad
 from tinynet.gradcheck import GradientError, KinkWarning, gradcheck, gradgradcheck
 from tinynet.inspect import graph, summary

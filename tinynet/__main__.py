@@ -5,17 +5,18 @@ import sys
 
 COMMANDS = {
     "warmup": ("tinynet.warmup", "compile ahead what the examples need, so that their first run starts at once"),
+    "tensorboard": ("tinynet.interop.tensorboard", "make of metrics.csv what TensorBoard shows"),
 }
 
 
-def usage():
+def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"    {name:{width}}    {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(["usage: python -m tinynet COMMAND [ARGUMENT ...]", "", *lines, "",
                       "python -m tinynet COMMAND --help tells more of a command."])
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     """Runs the command that the first argument names; returns the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

@@ -14,7 +14,7 @@ from tinynet import nn, optim
 from tinynet.kernels import jit
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tinynet warmup",
         description="Compile ahead, for float32, every kernel that the examples use. Without this, each is compiled "
@@ -30,7 +30,7 @@ def main(arguments):
         print(f"all kernels are there already, {seconds:.1f} s")
 
 
-def step():
+def step() -> None:
     """A training step through every layer, loss and optimiser of the examples."""
     random = np.random.default_rng(0)
     images = tn.Tensor(random.random((2, 16, 16, 3), dtype=np.float32))
