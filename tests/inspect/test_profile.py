@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -360,14 +361,34 @@ def test_other_threads_are_not_watched():
 
 def test_memory_is_let_go():
     """No op, array or graph lives longer for having been looked at."""
+    layer = nn.Sequential(nn.Dense(3, 2), nn.ReLU())
     with tn.profile() as p:
-        x = tn.Tensor(IMAGES, requires_grad=True)
-        y = tn.relu(x).sum()
-        op = node(y)
-        y.backward()
-        assert op.freed
-    assert guard.is_kept(x.array) is False
-    assert not p._of_op or op in p._of_op
+        y = layer(tn.Tensor([[1.0, 2.0, 3.0]]))
+        y.sum().backward()
+        y = layer(tn.Tensor([[1.0, 2.0, 3.0]]))
+        op, array = weakref.ref(y.op), weakref.ref(guard.owner(y.array))
+        assert guard.is_kept(y.array)
+        del y
+        assert op() is None and array() is None
+    assert len(p.spans) > 10 and not p._measured
+
+
+def test_a_long_timeline_is_cut_off(monkeypatch):
+    monkeypatch.setattr(sys.modules["tinynet.inspect.profile"], "MOST_SPANS", 5)
+    with tn.profile() as p:
+        for _ in range(8):
+            tn.exp(1.0)
+    assert [span.name for span in p.spans] == ["Exp"] * 5 + ["profile"]
+    assert p.rows[0].runs == 8
+
+
+def test_anomalies_are_found_as_ever():
+    x = tn.Tensor([0.0, 1.0], requires_grad=True)
+    with tn.profile(), tn.detect_anomaly():
+        with pytest.raises(FloatingPointError, match="Log made an Inf in its forward pass.*test_profile.py"):
+            tn.log(x)
+        with pytest.raises(FloatingPointError, match="Sqrt made an Inf in its backward pass.*test_profile.py"):
+            tn.sqrt(x).sum().backward()
 
 
 def test_summary_within_a_profile_computes_nothing():
@@ -394,6 +415,9 @@ def test_what_cannot_be():
         assert "still running" in str(p)
     with pytest.raises(ValueError, match='"layer" or "op"'):
         p.table("line")
+    for peak in (0, -1.0, "fast", True, float("nan")):
+        with pytest.raises(ValueError, match="profile: peak is .*, but must be the GFLOP/s"):
+            tn.profile(peak)
 
 
 def test_before_anything_ran(tmp_path):

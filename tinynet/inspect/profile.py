@@ -32,6 +32,7 @@ from tinynet.ops.activation import Relu
 
 clock = time.perf_counter_ns  # whole numbers: sums of them are exact
 CHUNK = 1 << 15  # numbers whose squares are added up in their own dtype; these sums in Python's
+MOST_SPANS = 200_000  # in the timeline: some 60 MB as a file
 
 
 class Place(NamedTuple):
@@ -98,7 +99,7 @@ class Profile:
 
     def __init__(self, peak=None):
         self.steps, self.threads = 0, numba.get_num_threads()
-        self.spans = []  # those that are over, for the timeline
+        self.spans = []  # those that are over, for the timeline: the first MOST_SPANS
         self.accounts = {}  # (place, op, which of this name in the call) -> Account
         self.parts_of_training = {}  # name -> Account
         self.by_op = {}  # (op, in a backward pass?) -> Account
@@ -109,7 +110,7 @@ class Profile:
         self._span, self._work_before = None, 0
         self._of_op = weakref.WeakKeyDictionary()  # recorded op -> its Account
         self._made = weakref.WeakValueDictionary()  # id -> array that owns memory of an op's result
-        self._last_call = None  # of a layer, whose gradient has been measured
+        self._measured = {}  # calls of layers, by id, whose output's gradient is known in this backward pass
 
     @property
     def peak(self):
@@ -170,7 +171,8 @@ class Profile:
 
     def __exit__(self, *error):
         running.watcher = None
-        span = self._span
+        while (span := self._span).outer is not None:  # an interrupt may leave some open
+            self._end(span)
         self._end(span)
         self.outside += span.own
         self.total += span.end - span.start - (self.work - self._work_before)
@@ -182,7 +184,8 @@ class Profile:
     def _end(self, span):
         span.end = clock()
         self._span = span.outer
-        self.spans.append(span)
+        if len(self.spans) < MOST_SPANS or span.outer is None:
+            self.spans.append(span)
 
     def _leave(self, span, came):
         """Tell the span around that this one is over; what was done about it since `came` is the profile's work."""
@@ -205,6 +208,7 @@ class Profile:
             self._end(span)
             account.runs += 1
             account.forward += span.own
+            self._measured.clear()
             self._leave(span, came)
 
     def call(self, call, inputs, options):
@@ -251,11 +255,11 @@ class Profile:
     def backward(self, op, gy, useful):
         """autograd.run_backward: let the op's backward run, and take the time."""
         came = clock()
-        call = op.call
         account = self._of_op.get(op) or self._account_from_before(op)
-        if call is None or call is not self._last_call:  # of a layer's ops the last comes first: its output is theirs
+        if id(op.call) not in self._measured:  # of a layer's ops the last comes first: its output is the layer's
             _add_squares(account.gradients, gy)
-            self._last_call = None if self.is_container(account.place) else call
+            if not self.is_container(account.place):
+                self._measured[id(op.call)] = op.call
         span = self._begin(f"{label(op)} backward", "backward", account.place, account)
         try:
             gradients = run_backward(op, gy, useful)
@@ -346,6 +350,12 @@ def _add_squares(sums, gradient):
     sums[1] += numbers.size
 
 
+def _check_peak(peak):
+    if peak is not None and (isinstance(peak, bool) or not isinstance(peak, (int, float)) or not peak > 0):
+        raise ValueError(f"profile: peak is {peak!r}, but must be the GFLOP/s that the machine can do, more than 0; "
+                         "leave it out to have it measured")
+
+
 def profile(peak=None):
     """Within this context time is taken: `with tn.profile() as p`, training steps inside, then print(p).
 
@@ -366,7 +376,8 @@ def profile(peak=None):
     Let a step run before it, for kernels are compiled when first called. p.save("trace.json") writes a timeline.
 
     peak: GFLOP/s that multiply-adds are held against; measured on this machine if not given, which takes a few seconds.
-    It holds for the current thread; results are, bit for bit, those without it. Raises RuntimeError within another.
+    It holds for the current thread; results are, bit for bit, those without it. `with p:` once more goes on adding up.
+    Raises RuntimeError within another profile or a summary, ValueError for a peak that is none.
 
     >>> import numpy as np, tinynet as tn
     >>> from tinynet import nn, optim
@@ -380,4 +391,5 @@ def profile(peak=None):
     >>> list(p.parts)
     ['between layers', 'backward', 'optimizer']
     """
+    _check_peak(peak)
     return Profile(peak)
