@@ -168,6 +168,15 @@ def test_multiply_adds_are_those_of_summary():
     assert f"{100 * share:.0f} %" in str(p)
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 6, 3, stride=2, groups=2), nn.ConvTranspose2d(4, 6, 3, groups=2)])
+def test_each_gradient_of_a_convolution_costs_what_it_costs(layer):
+    x = tn.Tensor(np.ones((2, 5, 7, 4), np.float32), requires_grad=True)
+    with tn.profile() as p:
+        nn.Sequential(layer)(x).sum().backward()
+    cost = tn.summary(layer, x.shape).multiply_adds
+    assert (row(p, "0").multiply_adds, row(p, "0").backward_multiply_adds) == (cost, 2 * cost)
+
+
 def test_kept_bytes_are_those_of_the_graph():
     model = small_model()
     with tn.profile() as p:
@@ -189,6 +198,15 @@ def test_kept_bytes_are_those_of_the_graph():
     assert not any(r.kept for r in p.rows)
 
 
+def test_what_is_kept_twice_counts_once():
+    x = tn.Tensor(np.ones((3, 5), np.float32), requires_grad=True)
+    with tn.profile() as p:
+        y = tn.exp(x)  # keeps its result
+        z = tn.tanh(y * y)  # the product keeps it again, twice
+    assert [(r.kind, r.kept) for r in p.rows] == [("Exp", 60), ("Mul", 0), ("Tanh", 60)]
+    assert z.requires_grad
+
+
 def test_sizes_of_gradients():
     dense = nn.Dense(3, 2)
     x, g = tn.Tensor([[1.0, 2.0, 3.0]]), np.array([[3.0, 4.0]], np.float32)
@@ -198,6 +216,18 @@ def test_sizes_of_gradients():
     assert found.gradient == pytest.approx(np.sqrt(12.5))
     both = np.concatenate([dense.weight.grad.numpy().ravel(), dense.bias.grad.numpy()])
     assert found.weights_gradient == pytest.approx(np.linalg.norm(both))
+
+
+def test_the_gradient_of_a_layer_is_that_of_its_last_op():
+    class Layer(nn.Module):
+        def forward(self, x):
+            return tn.exp(x * 3) * 5
+
+    with tn.profile() as p:
+        for _ in range(2):
+            y = nn.Sequential(Layer())(tn.Tensor([0.0, 0.0], requires_grad=True))
+            y.backward(tn.Tensor([3.0, 4.0]))
+    assert [r.gradient for r in p.rows] == pytest.approx([np.sqrt(12.5)] * 2)
 
 
 FOLLOWERS = {
@@ -247,6 +277,24 @@ def test_rows_are_layers_and_the_ops_between_them():
         model(tn.Tensor(IMAGES))
     assert p.rows[0].kind == "Conv2d+BatchNorm2d+ReLU+MaxPool2d" and p.rows[0].layer == "0.0"
     assert p.steps == 0 and p.rows[0].backward == 0 and "bwd" not in str(p) and "no step" in str(p)
+
+
+def test_each_op_of_a_larger_module_has_a_row():
+    class Skips(nn.Module):
+        def __init__(self):
+            self.first, self.second = nn.Tanh(), nn.Tanh()
+
+        def forward(self, x):
+            x = self.first(x) + x
+            return self.second(x) + x
+
+    model = Skips()
+    with tn.profile() as p:
+        for _ in range(3):
+            model(tn.Tensor([1.0]))
+    assert [(r.layer, r.kind, r.runs) for r in p.rows] == [
+        ("first", "Tanh", 3), ("Skips", "Add", 3), ("second", "Tanh", 3), ("Skips", "Add", 3)]
+    assert "Tanh (3 times)" in str(p)
 
 
 def test_two_models_are_told_apart():
@@ -303,6 +351,7 @@ def test_the_timeline_is_nested(tmp_path):
         depth = max(depth, len(around))
     assert depth > 4  # the profile, Sequential, Sequential, Conv2d, Gather
     assert spans[0]["name"] == "profile" and spans[0]["dur"] == max(e["dur"] for e in spans)
+    assert spans[0]["dur"] == pytest.approx(2e6 * (p.seconds + p.overhead), abs=0.01)
     own = sum(e["args"]["own ms"] for e in spans)
     assert own == pytest.approx(2000 * p.seconds)
     assert sum(e["name"] == "optimizer" for e in spans) == 2
