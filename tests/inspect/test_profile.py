@@ -117,7 +117,7 @@ def test_where_the_time_is_spent(monkeypatch):
     assert (p.seconds, p.overhead, p.covered) == (49, 0, pytest.approx(17 / 49))
     ops = {name: (a.forward + a.backward) / 1e9 for name, a in p.by_op.items()}
     assert ops == {("Slow", False): 2, ("Slow.backward", True): 4, ("Slow", True): 2}
-    assert "1000.00 ms   2.0 %  from a layer's call to its ops" in p.table("op")
+    assert "1000.00 ms    2.0 %  from a layer's call to its ops" in p.table("op")
 
 
 def test_gradients_of_gradients_are_counted_once():
@@ -137,6 +137,18 @@ def test_gradients_of_gradients_are_counted_once():
     cost = 8 * 30 * 30 * 27 * 4
     assert row(p, "0").multiply_adds == cost
     assert row(p, "0").backward_multiply_adds == 5 * cost  # gx; its two; those of y
+
+
+def test_a_thread_that_did_not_run_is_told():
+    with tn.profile() as p:
+        tn.exp(1.0)
+        time.sleep(0.1)
+    assert p.ran < 0.5 and "the thread had the processor for" in str(p)
+    began = time.thread_time()
+    with tn.profile() as p:
+        while time.thread_time() < began + 0.02:
+            tn.exp(1.0)
+    assert p.ran * (p.seconds + p.overhead) == pytest.approx(0.02, rel=0.2)
 
 
 def test_the_loader_has_its_part():

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from tinynet.inspect.summary import count, size_of
 
 WIDTH = 120  # characters that a line has at most
+MOSTLY = 0.9  # of the time a thread should have the processor while it is measured
 EXPLAINED = {
     "layers": "the rows above",
     "ops": "the rows above",
@@ -140,7 +141,7 @@ class Ledger:
         total = sum(seconds for _, seconds in parts)
         outside = self.profile.outside / self.unit
         for name, seconds in [*parts, ("together", total), ("outside", outside)]:
-            yield f"{name:<16}  {_ms(seconds):>8} ms  {self._share(seconds):>6}  {EXPLAINED.get(name, '')}".rstrip()
+            yield f"{name:<16}  {_ms(seconds):>8} ms  {self._share(seconds):>7}  {EXPLAINED.get(name, '')}".rstrip()
 
     def _totals(self):
         p = self.profile
@@ -149,11 +150,14 @@ class Ledger:
         kept = sum(row.kept for row in self.rows)
         seconds = sum(row.forward + row.backward for row in self.rows)
         yield f"{steps} {_ms(p.seconds)} ms, and {_ms(p.overhead)} ms for the profile itself"
+        if p.ran < MOSTLY:
+            yield (f"the thread had the processor for {100 * p.ran:.0f} % of the time; it waited, or others ran: single "
+                   "figures may be too large")
         if kept:
             yield f"{size_of(round(kept))} of results kept for the backward pass"
         if cost and self.profile.peak:
             rate = 2e-9 * cost / seconds
-            yield (f"{count(round(cost))} multiply-adds at {rate:.0f} GFLOP/s in the layers' time, "
+            yield (f"{count(round(cost))} multiply-adds at {rate:.3g} GFLOP/s in the layers' time, "
                    f"{self._of_peak(cost, seconds)} of the peak of {p.peak:.0f} "
                    f"({p.threads} thread{'s' * (p.threads > 1)})")
 

@@ -91,7 +91,8 @@ class Profile:
 
     rows: a Row for each layer, and for each op that no layer of its own calls;  parts: {name: seconds} of all else;
     steps: of the optimiser;  seconds: of a step;  covered: the share of it that rows and parts explain;
-    overhead: the seconds that the profile itself takes besides, in a step.
+    overhead: the seconds that the profile itself takes besides, in a step;
+    ran: the share of the time for which the thread had the processor, but for its waits for the loader.
     All figures are those of one step, the mean of all; of the whole block if no optimiser made one.
     """
 
@@ -108,6 +109,7 @@ class Profile:
         self._peak = peak
         self._names = Names()
         self._span, self._work_before = None, 0
+        self._processor = 0  # nanoseconds for which the thread had it
         self._of_op = weakref.WeakKeyDictionary()  # recorded op -> its Account
         self._made = weakref.WeakValueDictionary()  # id -> array that owns memory of an op's result
         self._measured = {}  # calls of layers, by id, whose output's gradient is known in this backward pass
@@ -147,6 +149,11 @@ class Profile:
     def covered(self):
         return 1 - self.outside / self.total if self.total else math.nan
 
+    @property
+    def ran(self):
+        loader = self.parts_of_training.get("loader")
+        return self._processor / max(self.total + self.work - (loader.forward if loader else 0), 1)
+
     def save(self, path):
         """Write what ran when as a file for https://ui.perfetto.dev or chrome://tracing (Trace Event Format, JSON).
 
@@ -166,11 +173,13 @@ class Profile:
         place = OUTSIDE_MODULES if running.call is None else self._place(running.call, {})
         self._span = Span("profile", "profile", place, None, None)
         self._work_before = self.work
+        self._processor -= time.thread_time_ns()
         running.watcher = self
         return self
 
     def __exit__(self, *error):
         running.watcher = None
+        self._processor += time.thread_time_ns()
         while (span := self._span).outer is not None:  # an interrupt may leave some open
             self._end(span)
         self._end(span)
