@@ -276,6 +276,14 @@ def test_nan_is_not_dead_and_a_single_pixel_is_enough():
     assert p.rows[0].dead == (1, 3)
 
 
+def test_a_number_and_nothing():
+    with tn.profile(peak=100) as p:
+        tn.relu(tn.Tensor(-1.0, requires_grad=True)).backward()
+        tn.relu(np.zeros((0, 3), np.float32))
+        tn.relu(np.zeros((3, 0), np.float32))
+    assert p.rows[0].dead == (1, 1) and p.rows[0].runs == 3
+
+
 # Whose it is
 
 

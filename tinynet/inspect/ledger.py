@@ -151,8 +151,8 @@ class Ledger:
         seconds = sum(row.forward + row.backward for row in self.rows)
         yield f"{steps} {_ms(p.seconds)} ms, and {_ms(p.overhead)} ms for the profile itself"
         if p.ran < MOSTLY:
-            yield (f"the thread had the processor for {100 * p.ran:.0f} % of the time; it waited, or others ran: single "
-                   "figures may be too large")
+            yield (f"the thread had the processor for {100 * p.ran:.0f} % of the time; it waited, or others ran: "
+                   "single figures may be too large")
         if kept:
             yield f"{size_of(round(kept))} of results kept for the backward pass"
         if cost and self.profile.peak:

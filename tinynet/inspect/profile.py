@@ -1,7 +1,8 @@
 """The profile of a training step: the time and the size of each op and each layer, taken while they run.
 
-In a profile every op, every call of a module and every op's backward pass by way of Op's and Module's `watcher`, and
-the parts of training that are no ops by way of autograd.part. Each is a *span* of time, and spans are nested:
+Ops, modules and the walk through the graph leave their work to `running.watcher` if there is one, which here lets
+them do it and takes the time; what is no op, such as the optimiser's step, announces itself with autograd.part. Each
+is a *span* of time, and spans are nested:
 
     with tn.profile()  [ Sequential [ Conv2d [ Gather ] ]  [ ... ]  backward [ Gather backward [ WeightGradient ] ] ]
 
@@ -10,18 +11,17 @@ is counted twice, though ops run within ops' backward. Own times are booked to a
 what runs within an op's backward goes to that op. The profile's own work is taken out of all of them.
 """
 
-import collections
 import contextlib
 import math
 import time
 import weakref
-from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from tinynet import guard
 from tinynet.autograd import Op, run_backward, running
+from tinynet.inspect.accounts import OUTSIDE_MODULES, Account, Place, Span
 from tinynet.inspect.graph import Names, also_does, label
 from tinynet.inspect.ledger import Ledger
 from tinynet.inspect.peak import peak_of_this_machine
@@ -31,59 +31,7 @@ from tinynet.nn.fusion import joined
 from tinynet.ops.activation import Relu
 
 clock = time.perf_counter_ns  # whole numbers: sums of them are exact
-CHUNK = 1 << 15  # numbers whose squares are added up in their own dtype; these sums in Python's
 MOST_SPANS = 200_000  # in the timeline: some 60 MB as a file
-
-
-class Place(NamedTuple):
-    """Whose op it is."""
-
-    root: object  # the outermost module around it; None outside modules
-    path: str  # of the innermost in the outermost
-    kind: str  # the class of the innermost, with those of the layers that it does too
-
-
-OUTSIDE_MODULES = Place(None, "", "")
-
-
-class Account:
-    """What is known of an op in its place: sums over all its runs."""
-
-    def __init__(self, place, op):
-        self.place, self.op = place, op  # op: what it does; "" for the Python code of a module
-        self.runs = 0
-        self.forward = self.backward = 0  # nanoseconds
-        self.multiply_adds, self.backward_multiply_adds = 0, 0
-        self.kept = 0  # bytes
-        self.gradients = [0.0, 0]  # of the output's gradients: the sum of their squares, and how many numbers
-        self.weights = [0.0, 0]  # of the weights' gradients
-        self.dead = {}  # channels -> for each whether a ReLU has given only zeros so far
-
-    def note_zeros(self, y):
-        """Which channels of the output of a ReLU are zero for all inputs seen so far? (NaN isn't.)"""
-        rows = y.reshape(-1, y.shape[-1])
-        dead = self.dead.setdefault(rows.shape[1], np.ones(rows.shape[1], bool))
-        start, count = 0, 64  # most channels show soon that they live: then there is little to look at
-        while start < len(rows) and dead.any():
-            dead[dead] = ~rows[start : start + count, dead].any(0)
-            start, count = start + count, 2 * count
-
-
-class Span:
-    """A stretch of time."""
-
-    __slots__ = ("name", "kind", "place", "account", "outer", "start", "end", "inside", "counts", "notes")
-
-    def __init__(self, name, kind, place, account, outer):
-        self.name, self.kind, self.place, self.account, self.outer = name, kind, place, account, outer
-        self.inside = 0  # nanoseconds of the spans inside it, and of the profile's work for them
-        self.counts = collections.Counter()  # of a module's ops by name: the second Add is another than the first
-        self.notes = {}  # for the timeline
-        self.start = self.end = clock()
-
-    @property
-    def own(self):
-        return self.end - self.start - self.inside
 
 
 class Profile:
@@ -171,7 +119,7 @@ class Profile:
             raise RuntimeError("profile: a profile or a summary is running already, and time would be counted twice; "
                                "leave its block first")
         place = OUTSIDE_MODULES if running.call is None else self._place(running.call, {})
-        self._span = Span("profile", "profile", place, None, None)
+        self._span = Span("profile", "profile", place, None, None, clock())
         self._work_before = self.work
         self._processor -= time.thread_time_ns()
         running.watcher = self
@@ -187,7 +135,7 @@ class Profile:
         self.total += span.end - span.start - (self.work - self._work_before)
 
     def _begin(self, name, kind, place=None, account=None):
-        self._span = Span(name, kind, place or self._span.place, account, self._span)
+        self._span = Span(name, kind, place or self._span.place, account, self._span, clock())
         return self._span
 
     def _end(self, span):
@@ -266,7 +214,7 @@ class Profile:
         came = clock()
         account = self._of_op.get(op) or self._account_from_before(op)
         if id(op.call) not in self._measured:  # of a layer's ops the last comes first: its output is the layer's
-            _add_squares(account.gradients, gy)
+            account.note_gradient(gy.array)
             if not self.is_container(account.place):
                 self._measured[id(op.call)] = op.call
         span = self._begin(f"{label(op)} backward", "backward", account.place, account)
@@ -280,7 +228,7 @@ class Profile:
         by_op.backward += span.own
         for parent, g in zip(op.parents, gradients, strict=False):
             if g is not None and not isinstance(parent, Op):
-                _add_squares(account.weights, g)
+                account.note_weights_gradient(g.array)
         self._leave(span, came)
         return gradients
 
@@ -348,15 +296,6 @@ class Profile:
 def _kept(arrays):
     """The memory of these arrays, by id, and whether a live graph keeps it already."""
     return {id(guard.owner(a)): guard.is_kept(a) for a in arrays}
-
-
-def _add_squares(sums, gradient):
-    numbers = gradient.array.reshape(-1)
-    with np.errstate(all="ignore"):
-        for start in range(0, numbers.size, CHUNK):
-            few = numbers[start : start + CHUNK]
-            sums[0] += float(np.einsum("i,i->", few, few))
-    sums[1] += numbers.size
 
 
 def _check_peak(peak):
