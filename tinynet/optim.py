@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinynet.autograd import part
 from tinynet.kernels import update
 from tinynet.tensor import Tensor
 
@@ -57,8 +58,9 @@ class Optimizer:
 
     def zero_grad(self):
         """Drops the gradients: `.grad` is None until the next backward()."""
-        for p in self.parameters:
-            p.grad = None
+        with part("zero_grad"):
+            for p in self.parameters:
+                p.grad = None
 
     def step(self):
         """Updates every parameter that has a gradient, and skips those that have none.
@@ -66,13 +68,14 @@ class Optimizer:
         Raises ValueError, before anything is changed, if a parameter is locked by a live graph, its array is
         not what it was when the optimiser was made, or its gradient does not fit it.
         """
-        active = [index for index, p in enumerate(self.parameters) if p.grad is not None]
-        self._check_arrays(active)
-        for index in active:
-            p = self.parameters[index]
-            self.steps[index] += 1
-            arrays = (p.array, np.ascontiguousarray(p.grad.array), *self.state[index].values())
-            self._update(*(array.reshape(-1) for array in arrays), t=self.steps[index])
+        with part("optimizer"):
+            active = [index for index, p in enumerate(self.parameters) if p.grad is not None]
+            self._check_arrays(active)
+            for index in active:
+                p = self.parameters[index]
+                self.steps[index] += 1
+                arrays = (p.array, np.ascontiguousarray(p.grad.array), *self.state[index].values())
+                self._update(*(array.reshape(-1) for array in arrays), t=self.steps[index])
 
     def _update(self, w, g, *state, t):
         """The rule for one parameter, in place; all arrays are flat, g is only read."""
@@ -250,11 +253,12 @@ def clip_grad_norm(parameters, max_norm):
     parameters = _checked_parameters("clip_grad_norm", parameters)
     max_norm = _number("clip_grad_norm", "max_norm", max_norm)
     active = [p for p in parameters if p.grad is not None]
-    norm = math.sqrt(sum(float(np.sum(np.square(p.grad.data, dtype=np.float64))) for p in active))
-    factor = max_norm / (norm + 1e-6)
-    if math.isfinite(norm) and factor < 1:
-        for p in active:
-            p.grad = Tensor(p.grad.data * factor)
+    with part("clip_grad_norm"):
+        norm = math.sqrt(sum(float(np.sum(np.square(p.grad.data, dtype=np.float64))) for p in active))
+        factor = max_norm / (norm + 1e-6)
+        if math.isfinite(norm) and factor < 1:
+            for p in active:
+                p.grad = Tensor(p.grad.data * factor)
     return norm
 
 

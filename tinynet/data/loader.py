@@ -8,6 +8,7 @@ from threading import Event
 
 import numpy as np
 
+from tinynet.autograd import part
 from tinynet.data.files import Faults
 
 BATCHES_AHEAD = 2      # prepared batches that may wait, for each worker
@@ -123,7 +124,8 @@ class DataLoader:
     def _on_demand(self, epoch, chunks):
         for chunk in chunks:
             began = time.perf_counter()
-            batch = self._prepare(epoch, chunk, None)
+            with part("loader"):
+                batch = self._prepare(epoch, chunk, None)
             self.waited += time.perf_counter() - began
             yield batch
 
@@ -146,7 +148,8 @@ class DataLoader:
                     return
                 began = time.perf_counter()
                 try:
-                    batch = pending.popleft().result()  # raises what the worker raised, with its traceback
+                    with part("loader"):
+                        batch = pending.popleft().result()  # raises what the worker raised, with its traceback
                 except BaseException as error:
                     at_ease = False
                     if isinstance(error, SystemExit):   # would end this program, too, and without a traceback
