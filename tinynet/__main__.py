@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "warmup": ("tinynet.warmup", "compile ahead what the examples need, so that their first run starts at once"),
+    "explain": ("tinynet.inspect.explain", "all about an op, layer, loss or optimiser on one card; alone: their names"),
 }
 
 
