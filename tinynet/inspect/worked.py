@@ -22,19 +22,30 @@ def run(text, names):
     >>> run("Twice.\\n\\n>>> 2 * x\\n4\\n", {"x": 2})
     ['>>> 2 * x', '4']
     """
-    lines = []
-    for example in doctest.DocTestParser().get_examples(text):
-        first, *more = example.source.splitlines()
-        lines += [f">>> {first}", *(f"... {line}" for line in more)]
-        printed, hook = io.StringIO(), sys.displayhook
-        sys.displayhook = sys.__displayhook__
-        try:
-            with contextlib.redirect_stdout(printed):
-                exec(compile(example.source, "<example>", "single"), names)
-        finally:
-            sys.displayhook = hook
-        lines += printed.getvalue().splitlines()
-    return lines
+    return [line for part in doctest.DocTestParser().get_examples(text) for line in _played(part, names)]
+
+
+def told(text, names):
+    """A text with what its examples print now in place of what is written there.
+
+    >>> told("Twice:\\n\\n>>> 2 * x\\n5\\n\\nThat is all.", {"x": 2})
+    'Twice:\\n\\n>>> 2 * x\\n4\\n\\nThat is all.'
+    """
+    parts = doctest.DocTestParser().parse(text)
+    return "".join(p if isinstance(p, str) else "\n".join([*_played(p, names), ""]) for p in parts)
+
+
+def _played(example, names):
+    """The lines of an example, and what it prints."""
+    first, *more = example.source.splitlines()
+    printed, hook = io.StringIO(), sys.displayhook
+    sys.displayhook = sys.__displayhook__
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(example.source, "<example>", "single"), names)
+    finally:
+        sys.displayhook = hook
+    return [f">>> {first}", *(f"... {line}" for line in more), *printed.getvalue().splitlines()]
 
 
 class Call(NamedTuple):
