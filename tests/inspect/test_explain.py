@@ -58,6 +58,9 @@ def test_every_part_is_there(name, sections):
         assert PLACE.search(where["step"]) and PLACE.search(where["_update"])
     else:
         assert re.search(r"^\s*g\w+(\[.*?\])? \+?= ", parts["Gradient"], re.MULTILINE), "no equation of the gradient"
+        if "It is made of" in parts["Gradient"]:
+            own = re.sub(r"^as tinynet\.\w+:\s*", "", parts["Gradient"])
+            assert re.match(r"g\w+(\[.*?\])? \+?= ", own), "no equation of the whole's gradient"
         forward = [line for what, line in where.items() if what.startswith("op ")]
         assert forward and all(PLACE.search(line) and "backward in line " in line for line in forward)
         values = next(text for heading, text in parts.items() if heading.startswith("Its gradients"))
@@ -165,3 +168,16 @@ def test_the_example_is_run_and_not_copied():
 def test_values_of_the_gradient():
     found = worked.gradients(worked.of_function(tn.sqrt))
     np.testing.assert_allclose(found.of_leaves["x"], [1 / 4, 2 / 6])
+
+
+def test_an_example_that_calls_something_else_is_named():
+    def lonely(x):
+        """y = x
+
+        >>> 1 + 1
+        2
+        """
+        return x
+
+    with pytest.raises(LookupError, match="lonely: the example in its docstring doesn't call it"):
+        worked.of_function(lonely)

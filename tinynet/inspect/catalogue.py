@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 from typing import NamedTuple
 
 from tinynet import nn, ops, optim
@@ -112,5 +113,5 @@ def listing():
 
 def first_sentence(thing):
     """What a docstring's first line says, as far as it fits."""
-    first = inspect.getdoc(thing).partition("\n")[0].partition(". ")[0].rstrip(".:")
+    first = re.split(r"\. (?=[A-Z])", inspect.getdoc(thing).partition("\n")[0])[0].rstrip(".:")
     return first if len(first) <= 78 else first[:78].rpartition(" ")[0] + " ..."

@@ -101,7 +101,8 @@ def gradient(entry, found):
         texts += [equations(op) for op in ops]
     if len(ops) > 1:
         names = ", ".join(op.__name__ for op in ops)
-        texts.append(f"It is made of the ops {names}; backward goes through them the other way round.")
+        made = f"It is made of the ops {names}; backward goes through them the other way round."
+        texts.append(textwrap.fill(made, WIDTH - 4))
     return "\n\n".join(texts)
 
 

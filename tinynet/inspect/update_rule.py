@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 import tinynet as tn
-from tinynet.inspect.worked import run
+from tinynet.inspect.worked import first, run
 
 STEPS = 3
 
@@ -51,7 +51,7 @@ def recorded(rule):
         return rule(*arguments, **options)
 
     lines = run(inspect.getdoc(rule), vars(sys.modules[rule.__module__]) | {rule.__name__: make})
-    return lines, made[0]
+    return lines, first(made, rule)
 
 
 def steps(rule, options):

@@ -37,7 +37,7 @@ def told(text, names):
 
 def _played(example, names):
     """The lines of an example, and what it prints."""
-    first, *more = example.source.splitlines()
+    top, *more = example.source.splitlines()
     printed, hook = io.StringIO(), sys.displayhook
     sys.displayhook = sys.__displayhook__
     try:
@@ -45,7 +45,14 @@ def _played(example, names):
             exec(compile(example.source, "<example>", "single"), names)
     finally:
         sys.displayhook = hook
-    return [f">>> {first}", *(f"... {line}" for line in more), *printed.getvalue().splitlines()]
+    return [f">>> {top}", *(f"... {line}" for line in more), *printed.getvalue().splitlines()]
+
+
+def first(calls, thing):
+    """The first call of a function or class that its own example makes."""
+    if not calls:
+        raise LookupError(f"{thing.__name__}: the example in its docstring doesn't call it by this name")
+    return calls[0]
 
 
 class Call(NamedTuple):
@@ -66,7 +73,7 @@ def of_function(function):
 
     names = vars(sys.modules[function.__module__]) | {function.__name__: recorded}
     lines = run(inspect.getdoc(function), names)
-    bound = calls[0]
+    bound = first(calls, function)
     leaves = {}
     for name, value in bound.arguments.items():
         if name == "tensors":
@@ -103,7 +110,7 @@ def of_layer(cls):
 
     Recorded.__name__ = cls.__name__
     lines = run(inspect.getdoc(cls), vars(sys.modules[cls.__module__]) | {cls.__name__: Recorded})
-    layer, x = calls[0]
+    layer, x = first(calls, cls)
     layer.astype(np.float64)
     names = [name for name, _ in layer.named_parameters()]
     owners = dict(layer.named_modules())

@@ -192,7 +192,7 @@ def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=Tr
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
         gx = r (u - A u - xh A(u xh)),   gweight = sum gy xh,   gbias = sum gy
-        with u = gy weight, xh = (x - mean) r, r = 1 / sqrt(var + eps), A the mean over what mean and var are over
+        with u = gy weight, xh = (x - mean) r, r = 1 / sqrt(var + eps), A the mean over the same values as theirs
         In evaluation mean and var are constants: gx = gy weight r.
 
     training: mean and (biased) variance are those of the batch, over all axes but the last; the running ones,
@@ -248,7 +248,7 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
         gx = r (u - A u - xh A(u xh)),   gweight = sum gy xh,   gbias = sum gy
-        with u = gy weight, xh = (x - mean) r, r = 1 / sqrt(var + eps), A the mean over what mean and var are over
+        with u = gy weight, xh = (x - mean) r, r = 1 / sqrt(var + eps), A the mean over the same values as theirs
 
     x: (N, ..., C), whose C channels are cut into num_groups groups of neighbours; weight, bias: (C,) or None.
     Raises ValueError for shapes that don't fit. Paper: Wu and He, Group normalization, ECCV 2018.
@@ -282,7 +282,7 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
         gx = r (u - A u - xh A(u xh)),   gweight = sum gy xh,   gbias = sum gy
-        with u = gy weight, xh = (x - mean) r, r = 1 / sqrt(var + eps), A the mean over the axes
+        with u = gy weight, xh = (x - mean) r, r = 1 / sqrt(var + eps), A the mean over the same values as theirs
 
     normalized_shape: the lengths of these axes, an int (the last alone) or a tuple; weight, bias: of that
     shape, or None.

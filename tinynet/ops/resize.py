@@ -48,9 +48,8 @@ def resize(x, size, mode="nearest"):
         gx[floor(i H / OH)] += gy[i]                              nearest
         gx[h] += (1 - t) gy[i],   gx[h + 1] += t gy[i]            bilinear
 
-    Pixels have centres (PyTorch's align_corners=False); when
-    making images smaller, nothing is smoothed. The places are computed in integers, so that no rounding picks
-    a neighbour.
+    Pixels have centres (PyTorch's align_corners=False); when making images smaller, nothing is smoothed. The places
+    are computed in integers, so that no rounding picks a neighbour.
 
     x: images (N, H, W, C); size: (OH, OW) in pixels, or an int for both. Gives (N, OH, OW, C).
     Raises ValueError for another mode, a size below 1 or an x that is no batch of images.
