@@ -1,6 +1,8 @@
 """The cards: every public name has every part, what they say is so, and names are found however they are spelt."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -127,12 +129,15 @@ def test_the_command(capsys):
     assert places == sorted(places)
     assert explain.main(["hyperconv"]) == 2
     assert "there is no 'hyperconv'" in capsys.readouterr().err
-    done = subprocess.run([sys.executable, "-m", "tinynet", "explain", "exp"], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("exp(x)\n") and "gx = gy y" in done.stdout
 
 
 def test_without_the_tests_a_sentence_says_so(tmp_path):
     assert twins.twin(ENTRIES["conv2d"], root=tmp_path) == ("", twins.NOT_HERE)
+    shutil.copytree(sources.ROOT / "tinynet", tmp_path / "tinynet", ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run([sys.executable, "-m", "tinynet", "explain", "exp"], cwd=tmp_path, capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0 and done.stdout.startswith("exp(x)\n") and "gx = gy y" in done.stdout
+    assert twins.NOT_HERE in done.stdout and done.stdout.count("tests/") == 1
 
 
 class Doubled(Op):

@@ -1,4 +1,4 @@
-"""What a learner looks through: what a model makes of a shape, and the recorded graph as a picture."""
+"""What a learner looks through: what a model makes of a shape, the recorded graph as a picture, cards, and a tour."""
 
 from tinynet.inspect.graph import graph
 from tinynet.inspect.summary import summary

@@ -175,10 +175,14 @@ def _first_line(function):
 
 
 def _table(rows):
+    """Columns side by side; a word about a place ends where the line does, a sentence in place of one doesn't."""
     rows = list(rows)
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = (f"{what:{widths[0]}}  {place:{widths[1]}}  {word}".rstrip() for what, place, word in rows)
-    return "\n".join(line if len(line) <= WIDTH else line[:WIDTH].rpartition(" ")[0] + " ..." for line in lines)
+    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    lines = []
+    for what, place, word in rows:
+        line = f"{what:{first}}  {place:{second}}  {word}".rstrip()
+        lines.append(line if len(line) <= WIDTH or not place else line[:WIDTH].rpartition(" ")[0] + " ...")
+    return "\n".join(lines)
 
 
 # ---- Numbers -----------------------------------------------------------------------------------------------

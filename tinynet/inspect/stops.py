@@ -13,6 +13,7 @@ from pathlib import Path
 from tinynet import autograd, nn, ops, tensor
 from tinynet import operators as own
 from tinynet.gradcheck import gradcheck
+from tinynet.inspect.sources import ROOT
 from tinynet.kernels import convolution, softmax, tile, winograd, winograd_transform
 from tinynet.ops.convolution import Gather, Scatter, WeightGradient
 from tinynet.ops.normalization import InputGradient, Normalize, Standardize
@@ -477,8 +478,9 @@ def debugged(program, commands):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "small.py"
         path.write_text(program, encoding="utf-8")
+        where = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])  # the same tinynet as here
         done = subprocess.run([sys.executable, "-m", "pdb", str(path)], input="\n".join(commands), text=True,
-                              capture_output=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
+                              capture_output=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": where})
     return done.stdout
 
 
