@@ -463,8 +463,8 @@ def registers():
 
     A stride makes the step larger, a dilation another one; a transposed matrix has its two steps swapped; the weight
     gradient reads A across. tile.py takes a step for every index and does all of them. It writes vector instructions
-    by hand, as does what borrows its parts: winograd_transform.py, depthwise.py and few_outputs.py. Everything else is
-    Python, plain or compiled. Here the tour ends.
+    by hand, as do a few files beside it, such as winograd_transform.py, which borrow its `Operand` and its `Vector`.
+    Everything else is Python, plain or compiled. Here the tour ends.
     """
     return tile.block, tile._emit_tiles, convolution._correlate_phase
 
