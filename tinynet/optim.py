@@ -149,6 +149,19 @@ class SGD(Optimizer):
     g = g + weight_decay w
     v = momentum v + g
     w = w - lr v                    (plain: w - lr g; nesterov: w - lr (g + momentum v))
+
+    v: of the shape of w, 0 at first.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = SGD([w], lr=0.1, momentum=0.9)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (w * w).sum().backward()
+    ...     optimizer.step()
+    ...     print(w.numpy().round(4))
+    [0.8 1.6]
+    [0.46 0.92]
     """
 
     settings = ("lr", "momentum", "nesterov", "weight_decay")
@@ -174,6 +187,19 @@ class Adam(Optimizer):
     m = beta1 m + (1 - beta1) g
     v = beta2 v + (1 - beta2) g^2
     w = w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    m, v: of the shape of w, 0 at first; the divisors make up for that start. eps keeps 0 / 0 away.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = Adam([w], lr=0.1)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (w * w).sum().backward()
+    ...     optimizer.step()
+    ...     print(w.numpy().round(4))
+    [0.9 1.9]
+    [0.8004 1.8002]
     """
 
     settings = ("lr", "beta1", "beta2", "eps", "weight_decay")
@@ -200,6 +226,22 @@ class AdamW(Adam):
     """Adam with decoupled weight decay: Loshchilov and Hutter (2019), arXiv:1711.05101, algorithm 2.
 
     w = w - lr weight_decay w       first, then Adam's step from the bare gradient
+    m = beta1 m + (1 - beta1) g
+    v = beta2 v + (1 - beta2) g^2
+    w = w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    m, v: of the shape of w, 0 at first.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = AdamW([w], lr=0.1, weight_decay=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (w * w).sum().backward()
+    ...     optimizer.step()
+    ...     print(w.numpy().round(4))
+    [0.85 1.8 ]
+    [0.7082 1.6104]
     """
 
     def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
@@ -216,6 +258,19 @@ class RMSProp(Optimizer):
     v = alpha v + (1 - alpha) g^2
     u = momentum u + g / (sqrt(v) + eps)
     w = w - lr u
+
+    v, u: of the shape of w, 0 at first.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = RMSProp([w], lr=0.01, momentum=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (w * w).sum().backward()
+    ...     optimizer.step()
+    ...     print(w.numpy().round(4))
+    [0.9 1.9]
+    [0.7829 1.7809]
     """
 
     settings = ("lr", "alpha", "eps", "momentum", "weight_decay")

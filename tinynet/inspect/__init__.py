@@ -1,4 +1,4 @@
-"""What a learner looks through: what a model makes of a shape, where a step's time goes, the graph as a picture."""
+"""What a learner looks through: a model dry run, a step's time, the recorded graph as a picture, cards, and a tour."""
 
 from tinynet.inspect.graph import graph
 from tinynet.inspect.profile import profile
