@@ -11,11 +11,12 @@ import time
 import numpy as np
 
 import tinynet as tn
-from benchmarks.machine import description, measured_peak, set_threads
+from benchmarks.machine import description, set_threads
 from benchmarks.measure import row, table
 from benchmarks.torch_side import from_torch, to_torch, torch, weight_to_torch
 from examples import autoencoder
 from tinynet import data, optim
+from tinynet.inspect.peak import measured_peak
 
 nn, F = torch.nn, torch.nn.functional
 

@@ -14,11 +14,12 @@ import numpy as np
 
 import tinynet as tn
 from benchmarks.autoencoder import take_state
-from benchmarks.machine import description, measured_peak, set_threads
+from benchmarks.machine import description, set_threads
 from benchmarks.measure import row, table
 from benchmarks.torch_side import convolution, to_torch, torch
 from examples import detection
 from tinynet import data, optim
+from tinynet.inspect.peak import measured_peak
 
 nn, F = torch.nn, torch.nn.functional
 FIGURES = {"mean_iou": "mean IoU", "iou_50": "IoU >= 0.5", "accuracy": "class right"}

@@ -6,7 +6,6 @@ loop that does nothing else. Both are measured, in the same run as what is held 
 
 import os
 import platform
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +14,8 @@ import numba
 import numpy as np
 
 from benchmarks.torch_side import set_torch_threads, torch
+from tinynet.inspect.peak import best_time, measured_peak
 from tinynet.kernels.jit import FLAGS
-from tinynet.kernels.tile import ROWS, VECTOR_BYTES, VECTORS, block
-
-COLUMNS = VECTORS * VECTOR_BYTES // 4  # of the register tile in float32
-DEPTH = 192  # products in each sum: A and B together are some 30 KB, which the first cache holds
-
 
 MEGABYTES = 128  # of each array that the bandwidth is measured with: far more than caches hold
 
@@ -47,54 +42,15 @@ def set_threads():
     return threads
 
 
-def measured_peak(threads, seconds=1.0):
-    """Operations a second, two for each multiply-add, of the register tile alone on every core.
-
-    Its operands stay in the first cache. The best of many short runs: a peak is what can be reached.
-    """
-    rng = np.random.default_rng(0)
-    a, b, sums = (_aligned(size) for size in (ROWS * DEPTH, COLUMNS * DEPTH, threads * ROWS * COLUMNS))
-    a[:], b[:], sums[:] = rng.standard_normal(a.size), rng.standard_normal(b.size), 0
-    sums = sums.reshape(threads, -1)
-    repeats = 2000
-    _multiply_add(a, b, sums, repeats)  # compiles
-    best = _best_time(lambda: _multiply_add(a, b, sums, repeats), seconds)
-    return 2 * threads * repeats * ROWS * COLUMNS * DEPTH / best
-
-
 def measured_bandwidth(seconds=1.0):
     """Bytes a second that all cores together read from memory and write to it, at a = b + 3 c."""
     a, b, c = (np.ones(MEGABYTES << 18, np.float32) for _ in range(3))
     _triad(a, b, c)  # compiles
-    best = _best_time(lambda: _triad(a, b, c), seconds)
+    best = best_time(lambda: _triad(a, b, c), seconds)
     return 3 * a.nbytes / best
 
 
-def _best_time(call, seconds):
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def _aligned(size):
-    """An array whose vectors don't straddle two lines of the cache: a load of one that does counts as two."""
-    array = np.empty(size + VECTOR_BYTES // 4, np.float32)
-    return array[-array.ctypes.data % VECTOR_BYTES // 4 :][:size]
-
-
 # Not a tinynet kernel, whose cache on disk knows nothing of this file's edits: compiled anew in each run.
-@numba.njit(parallel=True, **FLAGS)
-def _multiply_add(a, b, sums, repeats):
-    """sums[thread] += repeats * (A @ B), A of ROWS x DEPTH, B of DEPTH x COLUMNS"""
-    for thread in numba.prange(len(sums)):
-        c = (sums[thread], 0, 0, COLUMNS)
-        for _ in range(repeats):
-            block((a, 0, 0, DEPTH, 0, 0, 1), (b, 0, 0, 0, COLUMNS), c, c, (1, 1, DEPTH), (1, ROWS), COLUMNS)
-
-
 @numba.njit(parallel=True, **FLAGS)
 def _triad(a, b, c):
     for i in numba.prange(len(a)):

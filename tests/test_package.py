@@ -15,7 +15,7 @@ import tinynet as tn
 from tinynet import data, metrics, nn, optim
 
 NAMES = {
-    tn: """Tensor grad no_grad detect_anomaly gradcheck gradgradcheck manual_seed save load summary graph
+    tn: """Tensor grad no_grad detect_anomaly gradcheck gradgradcheck manual_seed save load summary graph profile
         exp log sqrt abs maximum minimum where clip matmul sum mean var max min logsumexp
         reshape transpose pad concatenate stack flatten broadcast_to
         relu leaky_relu sigmoid tanh softplus gelu silu softmax log_softmax dropout

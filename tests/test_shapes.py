@@ -1,5 +1,7 @@
 """Sizes and sentences of the image operations: each formula against counting, each mistake with what would fix it."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,3 +84,32 @@ def test_transposed_sizes():
 def test_conv_transpose2d_sentences(arguments, sentence):
     with pytest.raises(ValueError, match="^conv_transpose2d: .*" + sentence):
         transpose(**arguments)
+
+
+def test_a_convolution_of_nothing_but_its_kernel():
+    assert shapes.Geometry() == ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    assert shapes.conv_output_size(7, 3) == 5 and shapes.conv_transpose_output_size(5, 3) == 7
+
+
+@pytest.mark.parametrize("op, layout", [("conv2d", "(KH, KW, C/groups, O)"),
+                                        ("conv_transpose2d", "(KH, KW, O/groups, C)")])
+def test_a_weight_of_three_axes_is_told_its_layout(op, layout):
+    with pytest.raises(ValueError, match=re.escape(layout)):
+        shapes.check_weight((3, 3, 8), op)
+
+
+@given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 3))
+def test_output_padding_gives_back_the_size_that_a_convolution_had(size, kernel, stride, padding, dilation):
+    out = shapes.conv_output_size(size, kernel, stride, 2 * padding, dilation)
+    if out < 1 or shapes.conv_transpose_output_size(out, kernel, stride, 2 * padding, dilation) < 1:
+        return
+    x, w = (2, out, out + 1, 6), (kernel, kernel, 5, 6)
+    extra = shapes.output_padding_for((size, size + stride), x, w, stride, padding, dilation, 1)
+    assert extra[0] == extra[1] and 0 <= extra[0] < stride
+    assert shapes.conv_transpose2d_shapes(x, w, None, stride, padding, extra, dilation, 1)[1] == (size, size + stride)
+
+
+@pytest.mark.parametrize("size", [(8, 9), (9, 8), (11, 9), (9, 11)])
+def test_an_output_size_that_no_convolution_made_is_told_which_would_be(size):
+    with pytest.raises(ValueError, match=r"from \(9, 9\) to \(10, 10\)"):
+        shapes.output_padding_for(size, (1, 5, 5, 3), (3, 3, 4, 3), 2, 1, 1, 1)

@@ -5,6 +5,8 @@ import sys
 
 COMMANDS = {
     "warmup": ("tinynet.warmup", "compile ahead what the examples need, so that their first run starts at once"),
+    "tour": ("tinynet.inspect.tour", "a guided tour of the source in ten stops, from a tensor to the register tile"),
+    "explain": ("tinynet.inspect.explain", "all about an op, layer, loss or optimiser on one card; alone: their names"),
     "tensorboard": ("tinynet.interop.tensorboard", "make of metrics.csv what TensorBoard shows"),
 }
 

@@ -44,7 +44,8 @@ class _Running(threading.local):
 
     call: the innermost call of a module, (module, the call around it), or None; in a backward pass the op whose
     backward runs. Ops remember it as theirs.
-    watcher: in a dry run, the object whose run(op, inputs, arrays) stands in for the ops' forward; see Op.dry_run.
+    watcher: the object that ops, with run(op, inputs, arrays), and modules, with call(call, inputs, options), leave
+    their calls to: in a dry run (watcher.is_dry) in place of computing, see Op.dry_run; in a profile to take the time.
     tracer: called with every op, its inputs and its output, once it has run; see watched.
     """
 
@@ -74,12 +75,17 @@ def is_recording():
 
 def is_dry_run():
     """Whether only shapes are computed now (tinynet.summary), so that there are no values to look at."""
-    return running.watcher is not None
+    return running.watcher is not None and running.watcher.is_dry
 
 
 def dry_run(watcher):
     """Within this context no op computes: watcher.run gives their results; module calls go by watcher.call."""
     return _switched("watcher", watcher, running)
+
+
+def part(name):
+    """Within this context what is done counts as that part of training, for a profile if there is one."""
+    return NOTHING if running.watcher is None or running.watcher.is_dry else running.watcher.part(name)
 
 
 def no_grad():
@@ -168,7 +174,7 @@ class Op:
     def __call__(self, *inputs):
         arrays = self._arrays(inputs)
         if running.watcher is not None:
-            return inputs[0].wrap(running.watcher.run(self, inputs, arrays))
+            return running.watcher.run(self, inputs, arrays)
         recording = _mode.recording
         needs = [recording and x.requires_grad for x in inputs]
         self.needs = (*needs, *[False] * (len(self.arguments) - len(needs)))
@@ -319,6 +325,7 @@ def propagate(outputs, gradients, targets=None, create_graph=False, retain_graph
     useful = set(order) if wanted is None else _leading_to(wanted, order)
     found, arrived = {}, {}  # gradients of the targets; gradients on their way
     ours = set()  # the nodes whose gradient on its way is known to nobody else
+    run = run_backward if running.watcher is None else running.watcher.backward
     with _switched("recording", create_graph):
         for output, g in zip(outputs, gradients, strict=True):
             _add(arrived, node(output), g)
@@ -332,7 +339,7 @@ def propagate(outputs, gradients, targets=None, create_graph=False, retain_graph
                 continue
             if g is not None and n in useful:
                 n.may_overwrite = n in ours and n not in found and not (create_graph or _mode.anomaly)
-                for parent, gx in zip(n.parents, _run(n, g, useful), strict=False):
+                for parent, gx in zip(n.parents, run(n, g, useful), strict=False):
                     if gx is not None:
                         (ours.add if n.gives_new and parent not in arrived else ours.discard)(parent)
                         _add(arrived, parent, gx)
@@ -357,7 +364,7 @@ def _leading_to(wanted, order):
     return useful
 
 
-def _run(op, gy, useful):
+def run_backward(op, gy, useful):
     """The gradients of an op's inputs, but only of those that lead somewhere useful."""
     needs = op.needs
     op.needs = tuple(p in useful for p in op.parents) + needs[len(op.parents) :]
@@ -390,7 +397,8 @@ def backward(tensor, grad, create_graph=False, retain_graph=False):
             "or it was computed under no_grad()"
         )
     seed = _seed("backward", tensor, grad)
-    propagate([tensor], [seed], create_graph=create_graph, retain_graph=retain_graph or create_graph)
+    with part("backward"):
+        propagate([tensor], [seed], create_graph=create_graph, retain_graph=retain_graph or create_graph)
 
 
 def _seed(name, output, gradient):
@@ -430,7 +438,8 @@ def grad(outputs, inputs, grad_outputs=None, create_graph=False):
             if not t.requires_grad:
                 raise GraphError(f"grad: {kind} {i} needs no gradient; set requires_grad=True before computing")
     seeds = [_seed("grad", t, g) for t, g in zip(outputs, grad_outputs, strict=True)]
-    gradients = propagate(outputs, seeds, inputs, create_graph=create_graph, retain_graph=create_graph)
+    with part("backward"):
+        gradients = propagate(outputs, seeds, inputs, create_graph=create_graph, retain_graph=create_graph)
     for i, g in enumerate(gradients):
         if g is None:
             raise GraphError(f"grad: the outputs were not computed from input {i} (shape {inputs[i].shape})")

@@ -202,7 +202,7 @@ class Index(Op):
 
 
 class IndexAdd(Op):
-    """y = zeros of `shape`, with x added in at `index`: the adjoint of Index, and Index is its own"""
+    """y = zeros of `shape`, with x added in at `index`: the adjoint of Index;  gx = gy[index]"""
 
     def __init__(self, index, shape):
         self.index, self.shape = index, shape
@@ -252,7 +252,7 @@ class MaxLast(TakeLast):
 
 
 class PutLast(Op):
-    """y[..., index[...]] = x[..., 0] in rows of `length` zeros: the adjoint of TakeLast"""
+    """y[..., index[...]] = x[..., 0] in rows of `length` zeros: the adjoint of TakeLast;  gx = gy at index"""
 
     def __init__(self, index, length):
         self.index, self.length = index[..., None], length
@@ -270,7 +270,7 @@ class PutLast(Op):
 
 
 class Where(Op):
-    """z = x where the condition holds, y elsewhere;  each gets gz where it was taken, 0 elsewhere"""
+    """z = x where the condition holds, y elsewhere;  gx = gz where it holds, else 0,  gy = gz where not, else 0"""
 
     broadcasts = True
 
@@ -289,7 +289,7 @@ class Where(Op):
 
 
 class Larger(Where):
-    """z = the larger of x and y, NaN if either is;  each gets gz where it was taken: of equal ones x"""
+    """z = the larger of x and y, NaN if either is;  gx = gz where x was taken (or equal), else 0,  gy = gz - gx"""
 
     def __init__(self):
         """The condition is found by forward."""
@@ -302,7 +302,7 @@ class Larger(Where):
 
 
 class Smaller(Larger):
-    """z = the smaller of x and y, NaN if either is;  each gets gz where it was taken: of equal ones x"""
+    """z = the smaller of x and y, NaN if either is;  gx = gz where x was taken (or equal), else 0,  gy = gz - gx"""
 
     def forward(self, x, y):
         self.condition = (x <= y) | np.isnan(x)

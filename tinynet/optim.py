@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinynet.autograd import part
 from tinynet.kernels import update
 from tinynet.tensor import Tensor
 
@@ -57,8 +58,9 @@ class Optimizer:
 
     def zero_grad(self):
         """Drops the gradients: `.grad` is None until the next backward()."""
-        for p in self.parameters:
-            p.grad = None
+        with part("zero_grad"):
+            for p in self.parameters:
+                p.grad = None
 
     def step(self):
         """Updates every parameter that has a gradient, and skips those that have none.
@@ -66,13 +68,14 @@ class Optimizer:
         Raises ValueError, before anything is changed, if a parameter is locked by a live graph, its array is
         not what it was when the optimiser was made, or its gradient does not fit it.
         """
-        active = [index for index, p in enumerate(self.parameters) if p.grad is not None]
-        self._check_arrays(active)
-        for index in active:
-            p = self.parameters[index]
-            self.steps[index] += 1
-            arrays = (p.array, np.ascontiguousarray(p.grad.array), *self.state[index].values())
-            self._update(*(array.reshape(-1) for array in arrays), t=self.steps[index])
+        with part("optimizer"):
+            active = [index for index, p in enumerate(self.parameters) if p.grad is not None]
+            self._check_arrays(active)
+            for index in active:
+                p = self.parameters[index]
+                self.steps[index] += 1
+                arrays = (p.array, np.ascontiguousarray(p.grad.array), *self.state[index].values())
+                self._update(*(array.reshape(-1) for array in arrays), t=self.steps[index])
 
     def _update(self, w, g, *state, t):
         """The rule for one parameter, in place; all arrays are flat, g is only read."""
@@ -146,6 +149,19 @@ class SGD(Optimizer):
     g = g + weight_decay w
     v = momentum v + g
     w = w - lr v                    (plain: w - lr g; nesterov: w - lr (g + momentum v))
+
+    v: of the shape of w, 0 at first.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = SGD([w], lr=0.1, momentum=0.9)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (w * w).sum().backward()
+    ...     optimizer.step()
+    ...     print(w.numpy().round(4))
+    [0.8 1.6]
+    [0.46 0.92]
     """
 
     settings = ("lr", "momentum", "nesterov", "weight_decay")
@@ -171,6 +187,19 @@ class Adam(Optimizer):
     m = beta1 m + (1 - beta1) g
     v = beta2 v + (1 - beta2) g^2
     w = w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    m, v: of the shape of w, 0 at first; the divisors make up for that start. eps keeps 0 / 0 away.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = Adam([w], lr=0.1)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (w * w).sum().backward()
+    ...     optimizer.step()
+    ...     print(w.numpy().round(4))
+    [0.9 1.9]
+    [0.8004 1.8002]
     """
 
     settings = ("lr", "beta1", "beta2", "eps", "weight_decay")
@@ -197,6 +226,22 @@ class AdamW(Adam):
     """Adam with decoupled weight decay: Loshchilov and Hutter (2019), arXiv:1711.05101, algorithm 2.
 
     w = w - lr weight_decay w       first, then Adam's step from the bare gradient
+    m = beta1 m + (1 - beta1) g
+    v = beta2 v + (1 - beta2) g^2
+    w = w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    m, v: of the shape of w, 0 at first.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = AdamW([w], lr=0.1, weight_decay=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (w * w).sum().backward()
+    ...     optimizer.step()
+    ...     print(w.numpy().round(4))
+    [0.85 1.8 ]
+    [0.7082 1.6104]
     """
 
     def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
@@ -213,6 +258,19 @@ class RMSProp(Optimizer):
     v = alpha v + (1 - alpha) g^2
     u = momentum u + g / (sqrt(v) + eps)
     w = w - lr u
+
+    v, u: of the shape of w, 0 at first.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = RMSProp([w], lr=0.01, momentum=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (w * w).sum().backward()
+    ...     optimizer.step()
+    ...     print(w.numpy().round(4))
+    [0.9 1.9]
+    [0.7829 1.7809]
     """
 
     settings = ("lr", "alpha", "eps", "momentum", "weight_decay")
@@ -250,11 +308,12 @@ def clip_grad_norm(parameters, max_norm):
     parameters = _checked_parameters("clip_grad_norm", parameters)
     max_norm = _number("clip_grad_norm", "max_norm", max_norm)
     active = [p for p in parameters if p.grad is not None]
-    norm = math.sqrt(sum(float(np.sum(np.square(p.grad.data, dtype=np.float64))) for p in active))
-    factor = max_norm / (norm + 1e-6)
-    if math.isfinite(norm) and factor < 1:
-        for p in active:
-            p.grad = Tensor(p.grad.data * factor)
+    with part("clip_grad_norm"):
+        norm = math.sqrt(sum(float(np.sum(np.square(p.grad.data, dtype=np.float64))) for p in active))
+        factor = max_norm / (norm + 1e-6)
+        if math.isfinite(norm) and factor < 1:
+            for p in active:
+                p.grad = Tensor(p.grad.data * factor)
     return norm
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tinynet.autograd import part
 from tinynet.data.files import Faults
 from tinynet.typing import Array, OnError, Random
 
@@ -138,7 +139,8 @@ class DataLoader:
     def _on_demand(self, epoch, chunks):
         for chunk in chunks:
             began = time.perf_counter()
-            batch = self._prepare(epoch, chunk, None)
+            with part("loader"):
+                batch = self._prepare(epoch, chunk, None)
             self.waited += time.perf_counter() - began
             yield batch
 
@@ -161,7 +163,8 @@ class DataLoader:
                     return
                 began = time.perf_counter()
                 try:
-                    batch = pending.popleft().result()  # raises what the worker raised, with its traceback
+                    with part("loader"):
+                        batch = pending.popleft().result()  # raises what the worker raised, with its traceback
                 except BaseException as error:
                     at_ease = False
                     if isinstance(error, SystemExit):   # would end this program, too, and without a traceback

@@ -1,6 +1,7 @@
-"""What a learner looks through: what a model makes of a shape, and the recorded graph as a picture."""
+"""What a learner looks through: a model dry run, a step's time, the recorded graph as a picture, cards, and a tour."""
 
 from tinynet.inspect.graph import graph
+from tinynet.inspect.profile import profile
 from tinynet.inspect.summary import summary
 
-__all__ = ["graph", "summary"]
+__all__ = ["graph", "profile", "summary"]

@@ -46,7 +46,7 @@ class Graph:
                       for p in dict.fromkeys(p for p in op.parents if isinstance(p, Op))]
         names = Names()
         shapes = _result_shapes(ops, outputs)
-        self.boxes = [Box(_label(op), times(shapes[op]), ", ".join(_notes(op, names)), op) for op in ops]
+        self.boxes = [Box(label(op), times(shapes[op]), ", ".join(_notes(op, names)), op) for op in ops]
         self.members = _grouped(ops, names)
 
     @property
@@ -105,14 +105,15 @@ def _result_shapes(ops, outputs):
     return shapes
 
 
-def _label(op):
+def label(op):
     """The op's class, and what it does besides."""
-    also = []
-    if getattr(getattr(op, "then", None), "relu", False) or getattr(op, "relu", False):
-        also.append("relu")
-    if getattr(getattr(op, "then", None), "pool", False):
-        also.append("pool")
-    return " + ".join([type(op).__name__, *also])
+    return " + ".join([type(op).__name__, *also_does(op)])
+
+
+def also_does(op):
+    """What an op does besides what its class says: a list with "relu" or "pool" or both."""
+    then = getattr(op, "then", op)
+    return [name for name in ("relu", "pool") if getattr(then, name, False)]
 
 
 def _notes(op, names):
@@ -161,7 +162,7 @@ class Names:
     """What modules and parameters are called, from the outermost module of a call."""
 
     def __init__(self) -> None:
-        self.known = {}  # id of a module -> names of its parts and parameters, by their ids
+        self.known = {}  # a module -> names of its parts and parameters, by their ids
 
     def of_call(self, call: Any) -> str:
         """The title of a call's group: the module's name within the module that called it, and its class."""
@@ -182,14 +183,22 @@ class Names:
             call = call.call
         return self._path(call, parameter) if call else ""
 
+    def place(self, call):
+        """(the outermost module around a call of a module, the path in it of the one that is called)"""
+        return _outermost(call), self._path(call, call[0])
+
     def _path(self, call, thing):
-        while isinstance(call[1], tuple):
-            call = call[1]
-        root = call[0]
-        if id(root) not in self.known:
+        root = _outermost(call)
+        if root not in self.known:
             named = itertools.chain(root.named_modules(), root.named_parameters())
-            self.known[id(root)] = {id(part): name for name, part in named}
-        return self.known[id(root)].get(id(thing), "")
+            self.known[root] = {id(part): name for name, part in named}
+        return self.known[root].get(id(thing), "")
+
+
+def _outermost(call):
+    while isinstance(call[1], tuple):
+        call = call[1]
+    return call[0]
 
 
 def _below(prefix, path):

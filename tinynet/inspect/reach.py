@@ -1,4 +1,4 @@
-"""What an op costs and sees, told from its geometry: multiply-adds, and the receptive field of what it makes.
+"""What an op costs and sees: its multiply-adds, what it keeps, and the receptive field of what it makes.
 
 A pixel of a layer depends on a window of the input image, its receptive field. Going from layer to layer, along one
 axis, two numbers tell its size:
@@ -26,7 +26,7 @@ import numpy as np
 
 from tinynet import operators as basic
 from tinynet.autograd import Op
-from tinynet.ops.convolution import Gather, Scatter
+from tinynet.ops.convolution import Gather, Scatter, WeightGradient
 from tinynet.ops.pooling import MaxPool
 from tinynet.ops.resize import Resample, Resize
 from tinynet.typing import Shape
@@ -58,9 +58,17 @@ def multiply_adds(op: Op, shapes: Sequence[Shape]) -> int:
         return shapes[0][0] * math.prod(op.out_hw) * kernel_h * kernel_w * channels * outputs
     if isinstance(op, Scatter):
         return math.prod(shapes[0][:3]) * math.prod(shapes[1])
+    if isinstance(op, WeightGradient):
+        return math.prod(shapes[1]) * math.prod(op.kernel_hw) * shapes[0][3] // op.geometry.groups
     if isinstance(op, basic.MatMul):
         return math.prod(shapes[0]) * shapes[1][-1]
     return 0
+
+
+def kept_arrays(op, arrays, y):
+    """Those of an op's inputs and its result that its backward will read, as far as `keeps` tells."""
+    named = dict(zip(op.arguments, arrays, strict=False), output=y)
+    return [named[name] for name in op.keeps if name in named]
 
 
 def field_after(op: Op, shapes: Sequence[Shape], made: Shape,

@@ -13,7 +13,7 @@ import numpy as np
 from tinynet.autograd import Op, dry_run, no_grad, running
 from tinynet.guard import owner
 from tinynet.inspect.fitting import shapes_that_fit
-from tinynet.inspect.reach import Field, field_after, multiply_adds
+from tinynet.inspect.reach import Field, field_after, kept_arrays, multiply_adds
 from tinynet.nn import Module
 from tinynet.tensor import Tensor
 from tinynet.typing import Array, Shape
@@ -62,8 +62,8 @@ class Summary:
         given = " and ".join(_times(shape) for shape in self.shapes)
         unused = f", {self.unused:,} of which forward doesn't use" if self.unused else ""
         yield f"{self.model}: {given} becomes {_output(self.output)}"
-        yield f"{self.parameters:,} parameters{unused}; {_count(self.multiply_adds)} multiply-adds"
-        yield f"{_bytes(self.memory)} of outputs, of which training keeps {_bytes(self.kept)} for the backward pass"
+        yield f"{self.parameters:,} parameters{unused}; {count(self.multiply_adds)} multiply-adds"
+        yield f"{size_of(self.memory)} of outputs, of which training keeps {size_of(self.kept)} for the backward pass"
 
     def _repr_html_(self):
         def line(cells, tag):
@@ -119,6 +119,8 @@ def _checked(shape):
 class Watcher:
     """Stands in for all ops during a dry run, and writes down what is called and what it costs."""
 
+    is_dry = True
+
     def __init__(self, model: Module) -> None:
         self.model = model
         self.paths = {id(module): path for path, module in model.named_modules()}
@@ -154,8 +156,8 @@ class Watcher:
             self.rows[rows:] = [self._row(module, type(module).__name__, output, made, ops)]
         return output
 
-    def run(self, op: Op, inputs: tuple[Tensor, ...], arrays: list[Array]) -> Array:
-        """An op is called: its result, without values. It gets a row, for now."""
+    def run(self, op: Op, inputs: tuple[Tensor, ...], arrays: list[Array]) -> Tensor:
+        """An op is called: its result, a tensor without values. It gets a row, for now."""
         y = op.dry_run(*arrays)
         shapes = [a.shape for a in arrays]
         self._note(y, field_after(op, shapes, y.shape, [self.fields.get(id(x.array)) for x in inputs]))
@@ -163,14 +165,13 @@ class Watcher:
         self.made.setdefault(id(owner(y)), made)
         first_used = {id(x): x.size for x in inputs if id(x) in self.unused}
         self.unused -= first_used.keys()
-        for name in op.keeps:
-            index = None if name == "output" else op.arguments.index(name)
-            if index is None or index < len(arrays):
-                self._keep(y if index is None else arrays[index])
+        for array in kept_arrays(op, arrays, y):
+            self._keep(array)
         cost = Row("", "", (), sum(first_used.values()), multiply_adds(op, shapes), 0, None)
         module = running.call[0] if running.call else self.model
-        self.rows.append(self._row(module, type(op).__name__, inputs[0].wrap(y), made, [cost]))
-        return y
+        output = inputs[0].wrap(y)
+        self.rows.append(self._row(module, type(op).__name__, output, made, [cost]))
+        return output
 
     def _row(self, module, kind, output, made, ops):
         """The row of what was computed since `made` pieces of memory were there, by ops of these rows."""
@@ -228,7 +229,7 @@ def _listed(shapes):
 
 def _cells(row):
     return (row.layer, row.kind, _output(row.output), f"{row.parameters:,}" if row.parameters else "",
-            _count(row.multiply_adds) if row.multiply_adds else "", _bytes(row.memory) if row.memory else "",
+            count(row.multiply_adds) if row.multiply_adds else "", size_of(row.memory) if row.memory else "",
             "-" if row.sees is None else str(row.sees))
 
 
@@ -241,7 +242,7 @@ def _times(shape):
     return " x ".join(map(str, shape)) if shape else "a number"
 
 
-def _count(n):
+def count(n):
     """A large number in short: 9,408, 12.3K, 451.7M."""
     if n < 10_000:
         return f"{n:,}"
@@ -249,7 +250,7 @@ def _count(n):
     return f"{n / 1000**power:.1f}{' KMGT'[power]}"
 
 
-def _bytes(n):
+def size_of(n):
     power = min((max(n, 1).bit_length() - 1) // 10, 3)
     value = n / 1024**power
     return f"{value:.{0 if power == 0 or value >= 100 else 1}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

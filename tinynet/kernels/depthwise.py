@@ -19,19 +19,15 @@ next power of two.
 import functools
 
 import numpy as np
-from llvmlite import ir
-from numba import config, types
-from numba.extending import intrinsic
 
+from tinynet.kernels.depthwise_tile import PIXELS, pixel_tile, weight_tile
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
-from tinynet.kernels.tile import I32, I64, VECTOR_BYTES, Operand, Vector, emit_loop, row_offsets
+from tinynet.kernels.tile import VECTOR_BYTES
 
 LARGEST = 8                     # channels of a group, for which this pays: half a vector of float32
-PIXELS, VECTORS = 4, 4          # of a tile
 WIDE = 64                       # channels: where there are fewer, several pixels are laid side by side
-SUMS = 24                       # of a tile of weights at most: they stay in registers
 ROWS, TASKS = 8, 16             # rows of a task at most, tasks at least
 
 
@@ -46,15 +42,17 @@ def correlate(source, weights, bias, axes, groups, size):
     axes: as in convolution.py; weights (KH, KW, source's channels of a group, target's channels), size of target.
     """
     TH, TW, M = size
+    axes = [tuple(map(_forwards, axis)) for axis in axes]
     G = _filled_size(weights.shape[2], M // groups)
     source, weights = _filled(source, groups, G), _filled_weights(weights, groups, G)
     bias = zeros((groups * G,), source.dtype) if bias is None else _filled(bias, groups, G)
     target = empty((len(source), TH, TW, groups * G), source.dtype)
     tables = _lines(axes[0], source.shape[1], TH), _runs(axes[1], source.shape[2], TW)
     side_by_side = _side_by_side(axes[1], groups * G)
-    weights, bias = aligned(np.tile(weights, side_by_side)), aligned(np.tile(bias, side_by_side))
+    if side_by_side > 1:
+        weights, bias = np.tile(weights, side_by_side), np.tile(bias, side_by_side)
     rows = max(1, min(ROWS, len(source) * TH // TASKS))
-    correlate_channels(source, weights, bias, target, *tables, rows, (0,) * G)
+    correlate_channels(source, aligned(weights), bias, target, *tables, rows, (0,) * G)
     return _taken(target, groups, M // groups)
 
 
@@ -121,6 +119,14 @@ def _taps_inside(axis, source_size, p):
     return len(inside), tap + begin * jump, first + begin * reach
 
 
+def _forwards(phase):
+    """The same taps, in the order of their source pixels."""
+    taps, tap, jump, first, advance, reach = phase
+    if reach >= 0:
+        return phase
+    return taps, tap + (taps - 1) * jump, -jump, first + (taps - 1) * reach, advance, -reach
+
+
 @functools.lru_cache(maxsize=1024)
 def _lines(axis, source_size, target_size):
     """For each target row: (taps, weight's row of the first, its source row, step of the weights, of the source)"""
@@ -157,20 +163,21 @@ def correlate_channels(source, weights, bias, target, lines, runs, rows, group):
 @inner
 def _correlate_rows(task, blocks, source, weights, bias, target, lines, runs, rows, group):
     n, first = task // blocks, task % blocks * rows
+    flat = source.reshape(-1), weights.reshape(-1), bias, target.reshape(-1)
+    size = source.shape[1:], target.shape[1], target.shape[2], weights.shape[1]
     for h in range(first, min(target.shape[1], first + rows)):
         for r in range(len(runs)):
-            _correlate_run((n, h), source, weights, bias, target, lines[h], runs[r], group)
+            _correlate_run((n, h), flat, size, lines[h], runs[r], group)
 
 
 @inner
-def _correlate_run(place, source, weights, bias, target, line, run, group):
+def _correlate_run(place, flat, size, line, run, group):
     n, h = place
+    x, w, bias, y = flat
+    (H, W, C), TH, TW, KW = size
     taps_u, u, row, jump_u, reach_u = line
     begin, step, pixels, advance, taps_v, v, pixel, jump_v, reach_v = run
-    _, H, W, C = source.shape
-    _, TH, TW, _ = target.shape
-    KW, tap = weights.shape[1], len(group) * len(bias)
-    x, w, y = source.reshape(-1), weights.reshape(-1), target.reshape(-1)
+    tap = len(group) * len(bias)
     at, to = ((n * H + row) * W + pixel) * C, ((n * TH + h) * TW + begin) * C
     if taps_u * taps_v == 0:
         for p in range(pixels):
@@ -179,6 +186,8 @@ def _correlate_run(place, source, weights, bias, target, line, run, group):
         return
     wide, p = len(bias), 0
     while p < pixels:
+        if C == wide and pixels - p < PIXELS <= pixels:
+            p = pixels - PIXELS                              # some once more: a whole tile is quicker than a rest
         columns = min(wide, (pixels - p) * C)                # of one pixel, or of several side by side
         left = max(1, (pixels - p) * C // wide)
         i = 0
@@ -240,155 +249,3 @@ def _add_run(place, x, y, sums, line, run, group):
                     b -= taps_v
                     a += 1
         p += left * (wide // C)
-
-
-# ---- The tiles ---------------------------------------------------------------------------------------------
-
-@intrinsic
-def _pixel_tile(typing, group, x, w, b, y, taps, pixels, columns):
-    """y[p, i] = b[i] + sum_uvk x[p, u, v, i - i % G + k] w[u, v, k, i] for some pixels; returns how many columns
-
-    group: a tuple of G; x = (array, offset, step of p, of u, of v), w = (array, offset, step of u, of v, of k),
-    b = (array, offset), y = (array, offset, step of p); pixels, columns: how many there are. Missing pixels are
-    computed as copies of the last, missing columns are masked.
-    """
-    G = len(group)
-
-    def codegen(context, builder, signature, arguments):
-        operands = [Operand(context, builder, *pair) for pair in zip(signature.args[1:5], arguments[1:5], strict=True)]
-        taps, (pixels, columns) = [builder.extract_value(arguments[5], i) for i in range(2)], arguments[6:]
-        vector = Vector(builder, signature.args[1][0].dtype)
-        wide = VECTORS if G == 1 else 2                      # G > 1 needs registers for what is shuffled
-        many = I64(wide * vector.lanes)
-        is_wide = builder.icmp_signed(">=", columns, many)
-        with builder.if_else(is_wide) as (then, otherwise):
-            with then:
-                _emit_pixels(builder, vector, G, *operands, taps, pixels, [None] * wide)
-            with otherwise:
-                _emit_pixels(builder, vector, G, *operands, taps, pixels, [vector.mask(columns)])
-        return builder.select(is_wide, many, I64(vector.lanes))
-
-    return types.intp(group, x, w, b, y, taps, types.intp, types.intp), codegen
-
-
-@intrinsic
-def _weight_tile(typing, group, x, y, w, taps, pixels, columns):
-    """w[u, v, k, i] += sum_p x[u, v, p, i - i % G + k] y[p, i] for some taps and one vector; returns how many taps
-
-    group: a tuple of G; x = (array, offset, step of u, of v, of p), y = (array, offset, step of p), w = (array,
-    offset, step of u, of v, of k); taps = (v of the first, how many v, how many taps are left).
-    """
-    G = len(group)
-    most = _taps_at_once(G)
-
-    def codegen(context, builder, signature, arguments):
-        x, y, w = (Operand(context, builder, *pair) for pair in zip(signature.args[1:4], arguments[1:4], strict=True))
-        taps, (pixels, columns) = [builder.extract_value(arguments[4], i) for i in range(3)], arguments[5:]
-        vector = Vector(builder, signature.args[1][0].dtype)
-        _whole_or_masked(builder, vector, columns, functools.partial(
-            _emit_weights, builder, vector, G, x, y, w, taps, pixels))
-        return builder.select(builder.icmp_signed("<", taps[2], I64(most)), taps[2], I64(most))
-
-    return types.intp(group, x, y, w, taps, types.intp, types.intp), codegen
-
-
-def _taps_at_once(G):
-    """The taps of a tile of weights: the nine of 3x3, or as many as there are registers for their sums"""
-    return min(9, SUMS // G)
-
-
-def _whole_or_masked(builder, vector, columns, emit):
-    with builder.if_else(builder.icmp_signed(">=", columns, I64(vector.lanes))) as (then, otherwise):
-        with then:
-            emit(None)
-        with otherwise:
-            emit(vector.mask(columns))
-
-
-def _emit_pixels(builder, vector, G, x, w, b, y, taps, pixels, masks):
-    steps = [(I64(0), each.steps[0]) for each in (x, y)]
-    x_rows, y_rows = row_offsets(builder, PIXELS, (I64(0), pixels, pixels), steps)
-
-    def vectors(operand, *offsets):
-        return [(operand.at(*offsets, I64(i * vector.lanes)), mask) for i, mask in enumerate(masks)]
-
-    def down(u, sums):
-        return emit_loop(builder, taps[1], sums, lambda v, sums: step(u, v, sums))
-
-    def step(u, v, sums):
-        """One tap: vectors of weights for each k, and vectors of each pixel in G ways."""
-        x_tap, w_tap = (builder.add(builder.mul(u, each.steps[i]), builder.mul(v, each.steps[i + 1]))
-                        for i, each in ((1, x), (0, w)))
-        windows = [vector.load(*place) for row in x_rows for place in vectors(x, x_tap, row)]
-        for k in range(G):
-            weights = [vector.load(*place) for place in vectors(w, w_tap, builder.mul(I64(k), w.steps[2]))]
-            sums = [vector.multiply_add(_all_take(builder, vector, G, window, k), weight, one)
-                    for window, weight, one in zip(windows, weights * PIXELS, sums, strict=True)]
-        return sums
-
-    start = [vector.load(*place) for place in vectors(b)] * PIXELS
-    sums = emit_loop(builder, taps[0], start, down)
-    for one, place in zip(sums, (place for row in y_rows for place in vectors(y, row)), strict=True):
-        vector.store(one, *place)
-
-
-def _emit_weights(builder, vector, G, x, y, w, taps, pixels, mask):
-    x_rows, w_rows = row_offsets(builder, _taps_at_once(G), taps, [each.steps[:2] for each in (x, w)])
-
-    def step(p, sums):
-        """One pixel: a vector of y, which meets a vector of x for each tap in G ways."""
-        pixel = vector.load(y.at(builder.mul(p, y.steps[0])), mask)
-        windows = [vector.load(x.at(row, builder.mul(p, x.steps[2])), mask) for row in x_rows]
-        factors = [_all_take(builder, vector, G, window, k) for window in windows for k in range(G)]
-        return [vector.multiply_add(factor, pixel, one) for factor, one in zip(factors, sums, strict=True)]
-
-    places = [w.at(row, builder.mul(I64(k), w.steps[2])) for row in w_rows for k in range(G)]
-    sums = emit_loop(builder, pixels, [vector.load(place, mask) for place in places], step)
-    for one, place in zip(sums, places, strict=True):
-        vector.store(one, place, mask)
-
-
-def _all_take(builder, vector, G, value, k):
-    """Every lane takes what the k-th lane of its group has."""
-    if G == 1:
-        return value
-    lanes = [i - i % G + k for i in range(vector.lanes)]
-    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined),
-                                  ir.Constant(ir.VectorType(I32, vector.lanes), lanes))
-
-
-# ---- The same in NumPy, for NUMBA_DISABLE_JIT=1 ------------------------------------------------------------
-
-def _vector_at(operand, columns, *offsets):
-    begin = operand[1] + sum(offsets)
-    return operand[0][begin:begin + min(columns, VECTOR_BYTES // operand[0].itemsize)]
-
-
-def _taken_by_all(values, G, k):
-    lanes = np.arange(len(values))
-    return values[lanes - lanes % G + k]
-
-
-def _pixel_tile_numpy(group, x, w, b, y, taps, pixels, columns):
-    G = len(group)
-    for p in range(min(pixels, PIXELS)):
-        total = _vector_at(b, columns).copy()
-        for u, v, k in np.ndindex(*taps, G):
-            window = _vector_at(x, columns, p * x[2], u * x[3], v * x[4])
-            total += _taken_by_all(window, G, k) * _vector_at(w, columns, u * w[2], v * w[3], k * w[4])
-        _vector_at(y, columns, p * y[2])[...] = total
-    return VECTOR_BYTES // x[0].itemsize
-
-
-def _weight_tile_numpy(group, x, y, w, taps, pixels, columns):
-    G, (v, width, left) = len(group), taps
-    done = min(left, _taps_at_once(G))
-    for r, k, p in np.ndindex(done, G, pixels):
-        u, across = (v + r) // width, (v + r) % width - v
-        window = _vector_at(x, columns, u * x[2], across * x[3], p * x[4])
-        total = _vector_at(w, columns, u * w[2], across * w[3], k * w[4])
-        total += _taken_by_all(window, G, k) * _vector_at(y, columns, p * y[2])
-    return done
-
-
-pixel_tile, weight_tile = (_pixel_tile_numpy, _weight_tile_numpy) if config.DISABLE_JIT else (_pixel_tile, _weight_tile)

@@ -8,6 +8,9 @@ from tinynet.nn.module import Module, headline
 class Sequential(Module):
     """y = layers[-1](... layers[1](layers[0](x))): the layers one after the other.
 
+    gx = gy taken back through the layers, the last one first
+
+    x: of the shape that the first layer takes; y: of the shape that the last one gives.
     Its parts are named "0", "1", ...; len(), iteration and indexing work, and a slice is a Sequential of the
     same layers. Where layers can be computed together, they are: see nn/fusion.py.
 
@@ -18,6 +21,9 @@ class Sequential(Module):
       1: ReLU()
       2: Flatten()
     )
+    >>> import tinynet as tn
+    >>> Sequential(nn.ReLU(), nn.Flatten())(tn.Tensor([[[1.0, -2.0], [-3.0, 4.0]]]))
+    Tensor([[1., 0., 0., 4.]])
     """
 
     def __init__(self, *layers):
@@ -48,6 +54,9 @@ class Sequential(Module):
 class Residual(Module):
     """y = body(x) + shortcut(x), where the shortcut is the identity unless given; no ReLU behind it.
 
+    gx = gy taken back through the body + gy taken back through the shortcut (the identity: gy itself)
+
+    x: of any shape that both take, y: of the one that both give.
     Where the body changes the number of channels or the size, the shortcut has to change them alike: a 1x1
     convolution of the same stride. Raises ValueError if the two sides differ in shape; they are never
     broadcast.
@@ -59,6 +68,8 @@ class Residual(Module):
     >>> block = nn.Residual(body, shortcut=nn.Conv2d(8, 16, 1, stride=2))
     >>> block(tn.Tensor(np.zeros((1, 6, 6, 8), np.float32))).shape
     (1, 3, 3, 16)
+    >>> Residual(nn.ReLU())(tn.Tensor([1.0, -2.0]))
+    Tensor([ 2., -2.])
     """
 
     def __init__(self, body, shortcut=None):

@@ -68,6 +68,19 @@ def _options(layer, found):
     return options
 
 
+def joined(layer, options):
+    """The classes of a layer and of the followers that a call with these options does, too.
+
+    >>> from tinynet import nn
+    >>> [joined(*step) for step in steps([nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Sigmoid()])]
+    ['Conv2d+ReLU+MaxPool2d', 'Sigmoid']
+    """
+    then = options.get("then", Then(relu=options.get("relu", False)))
+    done = {BatchNorm2d: "parameters" in options, ReLU: then.relu, MaxPool2d: then.pool}
+    kinds = [type(layer), *(kind for kind in FOLLOWERS.get(type(layer), ()) if done[kind])]
+    return "+".join(kind.__name__ for kind in kinds)
+
+
 def _normalized(layer, norm):
     """The convolution's weight and bias with the normalisation in them: (z - mean) r w + b is (r w) z + ..."""
     scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)

@@ -21,8 +21,11 @@ class Conv2d(Module):
     weight (KH, KW, in_channels/groups, out_channels), bias (out_channels) or None.
     padding: an int, a pair (h, w), "same", or ((top, bottom), (left, right)).
 
-    >>> Conv2d(3, 16, 3, padding=1).weight.shape
-    (3, 3, 3, 16)
+    >>> import tinynet as tn
+    >>> layer = Conv2d(1, 2, 2)
+    >>> layer.weight.data[...] = [[[[1.0, -1.0]], [[2.0, -1.0]]], [[[3.0, -1.0]], [[4.0, -1.0]]]]
+    >>> layer(tn.Tensor([[[[1.0], [1.0]], [[1.0], [2.0]]]])).numpy()
+    array([[[[14., -5.]]]], dtype=float32)
     """
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
@@ -52,8 +55,12 @@ class ConvTranspose2d(Module):
     OH = (H - 1) stride - 2 padding + dilation (KH - 1) + 1 + output_padding; or call it with
     output_size=(OH, OW), a size that a convolution would have made into (H, W): output_padding follows.
 
-    >>> ConvTranspose2d(16, 8, 4, stride=2, padding=1).weight.shape
-    (4, 4, 8, 16)
+    >>> import tinynet as tn
+    >>> layer = ConvTranspose2d(1, 1, 2, stride=2)
+    >>> layer.weight.data[...] = [[[[1.0]], [[2.0]]], [[[3.0]], [[4.0]]]]
+    >>> layer(tn.Tensor([[[[1.0], [10.0]]]])).numpy().reshape(2, 4)
+    array([[ 1.,  2., 10., 20.],
+           [ 3.,  4., 30., 40.]], dtype=float32)
     """
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0,
@@ -84,8 +91,13 @@ class ConvTranspose2d(Module):
 class Dense(Module):
     """y = x weight + bias: (..., in_features) to (..., out_features); weight (in_features, out_features).
 
-    >>> Dense(8, 3)
-    Dense(8, 3)  # 27 parameters
+    gx = gy weight^T,   gweight = x^T gy,   gbias = sum gy      summed over all axes but the last
+
+    >>> import tinynet as tn
+    >>> layer = Dense(2, 3)
+    >>> layer.weight.data[...] = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    >>> layer(tn.Tensor([[1.0, 10.0]])).numpy()
+    array([[41., 52., 63.]], dtype=float32)
     """
 
     def __init__(self, in_features, out_features, bias=True):
@@ -107,21 +119,36 @@ class Dense(Module):
 
 
 class Flatten(Module):
-    """y = x as (N, everything else): (N, H, W, C) to (N, H W C)."""
+    """y = x as (N, everything else): (N, H, W, C) to (N, H W C).
+
+    >>> import tinynet as tn
+    >>> Flatten()(tn.Tensor([[[1.0, 2.0], [3.0, 4.0]]]))
+    Tensor([[1., 2., 3., 4.]])
+    """
 
     def forward(self, x):
         return ops.flatten(x)
 
 
 class ReLU(Module):
-    """y = max(x, 0); NaN stays NaN."""
+    """y = max(x, 0), of any shape; NaN stays NaN.
+
+    >>> import tinynet as tn
+    >>> ReLU()(tn.Tensor([-1.0, 0.0, 2.0]))
+    Tensor([0., 0., 2.])
+    """
 
     def forward(self, x):
         return ops.relu(x)
 
 
 class LeakyReLU(Module):
-    """y = x where x > 0, negative_slope x elsewhere."""
+    """y = x where x > 0, negative_slope x elsewhere; of any shape.
+
+    >>> import tinynet as tn
+    >>> LeakyReLU(0.25)(tn.Tensor([-1.0, 0.0, 2.0]))
+    Tensor([-0.25,  0.  ,  2.  ])
+    """
 
     def __init__(self, negative_slope=0.01):
         self.negative_slope = _number("LeakyReLU", "negative_slope", negative_slope)
@@ -131,21 +158,36 @@ class LeakyReLU(Module):
 
 
 class Sigmoid(Module):
-    """y = 1 / (1 + exp(-x))"""
+    """y = 1 / (1 + e^-x), of any shape.
+
+    >>> import tinynet as tn
+    >>> Sigmoid()(tn.Tensor([0.0, 2.0]))
+    Tensor([0.5..., 0.8807...])
+    """
 
     def forward(self, x):
         return ops.sigmoid(x)
 
 
 class Tanh(Module):
-    """y = tanh(x)"""
+    """y = tanh(x), of any shape.
+
+    >>> import tinynet as tn
+    >>> Tanh()(tn.Tensor([0.0, 0.5]))
+    Tensor([0..., 0.46211...])
+    """
 
     def forward(self, x):
         return ops.tanh(x)
 
 
 class GELU(Module):
-    """y = x P(Z <= x) with Z ~ N(0, 1): see tinynet.gelu."""
+    """y = x P(Z <= x) with Z ~ N(0, 1), of any shape: see tinynet.gelu.
+
+    >>> import tinynet as tn
+    >>> GELU()(tn.Tensor([-1.0, 0.0, 1.0]))
+    Tensor([-0.15865...,  0...,  0.84134...])
+    """
 
     def forward(self, x):
         return ops.gelu(x)
@@ -163,24 +205,37 @@ class _Pool2d(Module):
 
 
 class MaxPool2d(_Pool2d):
-    """y = the maximum of each window, by channel; see tinynet.max_pool2d."""
+    """y = the maximum of each window, by channel: (N, H, W, C) to (N, OH, OW, C); see tinynet.max_pool2d.
+
+    >>> import tinynet as tn
+    >>> MaxPool2d(2)(tn.Tensor([[[[1.0], [4.0], [5.0], [0.0]], [[3.0], [2.0], [6.0], [7.0]]]])).reshape(1, 2)
+    Tensor([[4., 7.]])
+    """
 
     def forward(self, x):
         return ops.max_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
 class AvgPool2d(_Pool2d):
-    """y = the mean of each window, by channel; see tinynet.avg_pool2d."""
+    """y = the mean of each window, by channel: (N, H, W, C) to (N, OH, OW, C); see tinynet.avg_pool2d.
+
+    >>> import tinynet as tn
+    >>> AvgPool2d(2)(tn.Tensor([[[[1.0], [4.0], [5.0], [0.0]], [[3.0], [2.0], [6.0], [7.0]]]])).reshape(1, 2)
+    Tensor([[2.5, 4.5]])
+    """
 
     def forward(self, x):
         return ops.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
 class Upsample(Module):
-    """y = x resized to scale_factor times its height and width; mode "nearest" or "bilinear".
+    """y = x resized to scale_factor times its height and width; mode "nearest" or "bilinear"; see tinynet.resize.
 
-    >>> Upsample(2, mode="bilinear")
-    Upsample(2, mode='bilinear')
+    (N, H, W, C) to (N, scale_factor H, scale_factor W, C).
+
+    >>> import tinynet as tn
+    >>> Upsample((1, 2), mode="bilinear")(tn.Tensor([[[[1.0], [3.0]]]])).reshape(4)
+    Tensor([1. , 1.5, 2.5, 3. ])
     """
 
     def __init__(self, scale_factor, mode="nearest"):
@@ -202,6 +257,13 @@ class BatchNorm2d(Module):
     In training the batch's own statistics are used, and move the running ones:
     running = (1 - momentum) running + momentum batch (with the unbiased variance). In evaluation the running
     ones are used. Ioffe and Szegedy, Batch Normalization (2015), arXiv:1502.03167.
+
+    >>> import tinynet as tn
+    >>> layer = BatchNorm2d(1, eps=2.0)
+    >>> layer(tn.Tensor([[[[1.0], [1.0], [4.0]]]])).numpy().reshape(3)
+    array([-0.5, -0.5,  1. ], dtype=float32)
+    >>> layer.running_mean                                      # 0.1 of the way from 0 to the batch's mean of 2
+    array([0.2], dtype=float32)
     """
 
     def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True):
@@ -222,7 +284,11 @@ class BatchNorm2d(Module):
 class GroupNorm(Module):
     """y = (x - mean) / sqrt(var + eps) weight + bias, over H, W and a group of channels, for each image.
 
-    Wu and He, Group Normalization (2018), arXiv:1803.08494.
+    x, y: (N, ..., num_channels). Wu and He, Group Normalization (2018), arXiv:1803.08494.
+
+    >>> import tinynet as tn
+    >>> GroupNorm(2, 6, eps=2.0)(tn.Tensor([[1.0, 1.0, 4.0, 5.0, 2.0, 2.0]])).numpy()
+    array([[-0.5, -0.5,  1. ,  1. , -0.5, -0.5]], dtype=float32)
     """
 
     def __init__(self, num_groups, num_channels, eps=1e-5, affine=True):
@@ -241,7 +307,12 @@ class GroupNorm(Module):
 class LayerNorm(Module):
     """y = (x - mean) / sqrt(var + eps) weight + bias, over the last axes, normalized_shape (int or tuple).
 
-    Ba, Kiros and Hinton, Layer Normalization (2016), arXiv:1607.06450.
+    x, y: (..., *normalized_shape). Ba, Kiros and Hinton, Layer Normalization (2016), arXiv:1607.06450.
+
+    >>> import tinynet as tn
+    >>> LayerNorm(3, eps=2.0)(tn.Tensor([[1.0, 1.0, 4.0], [5.0, 2.0, 2.0]])).numpy()
+    array([[-0.5, -0.5,  1. ],
+           [ 1. , -0.5, -0.5]], dtype=float32)
     """
 
     def __init__(self, normalized_shape, eps=1e-5, affine=True):
@@ -258,9 +329,14 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """In training y = x / (1 - p) with probability 1 - p, else 0, for each value; in evaluation y = x.
+    """In training y = x / (1 - p) with probability 1 - p, else 0, for each value; in evaluation y = x. Of any shape.
 
     Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting (2014).
+
+    >>> import tinynet as tn
+    >>> tn.manual_seed(0)
+    >>> Dropout(0.5)(tn.Tensor([1.0, 2.0, 3.0, 4.0]))
+    Tensor([2., 4., 6., 0.])
     """
 
     def __init__(self, p=0.5):

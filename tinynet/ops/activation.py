@@ -156,7 +156,7 @@ class NormalCdf(Op):
 
 
 class Softmax(Op):
-    """p = e^x / sum e^x along an axis;  gx = p (gp - sum gp p)"""
+    """p = e^x / sum e^x along an axis;  gx = p (gp - sum gp p), the sum along that axis too"""
 
     keeps = ("output",)
 
@@ -174,7 +174,7 @@ class Softmax(Op):
 
 
 class LogSoftmax(Op):
-    """y = x - ln sum e^x along an axis;  gx = gy - e^y sum gy"""
+    """y = x - ln sum e^x along an axis;  gx = gy - e^y sum gy, the sum along that axis too"""
 
     keeps = ("output",)
 
@@ -200,7 +200,7 @@ def relu(x):
 
 
 def leaky_relu(x, negative_slope=0.01):
-    """The rectifier that leaks: y = x for x > 0, else negative_slope * x (whose gradient holds at 0 too).
+    """The rectifier that leaks, of any shape: y = x for x > 0, else negative_slope * x (whose gradient holds at 0 too).
 
     >>> leaky_relu([-1.0, 0.0, 2.0], 0.25)
     Tensor([-0.25,  0.  ,  2.  ])
@@ -209,28 +209,28 @@ def leaky_relu(x, negative_slope=0.01):
 
 
 def sigmoid(x):
-    """The logistic function: y = 1 / (1 + e^-x), without overflow for any x.
+    """The logistic function, of any shape: y = 1 / (1 + e^-x), without overflow for any x.
 
-    >>> sigmoid([-1000.0, 0.0, 1000.0])
-    Tensor([0. , 0.5, 1. ])
+    >>> sigmoid([-1000.0, 0.0, 2.0])
+    Tensor([0..., 0.5..., 0.8807...])
     """
     return Sigmoid()(as_tensor(x))
 
 
 def tanh(x):
-    """The hyperbolic tangent: y = (e^x - e^-x) / (e^x + e^-x).
+    """The hyperbolic tangent, of any shape: y = (e^x - e^-x) / (e^x + e^-x), without overflow for any x.
 
-    >>> tanh([-1000.0, 0.0, 1000.0])
-    Tensor([-1.,  0.,  1.])
+    >>> tanh([-1000.0, 0.0, 0.5])
+    Tensor([-1...,  0...,  0.46211...])
     """
     return Tanh()(as_tensor(x))
 
 
 def softplus(x):
-    """The smooth rectifier: y = ln(1 + e^x), without overflow for any x.
+    """The smooth rectifier, of any shape: y = ln(1 + e^x), without overflow for any x.
 
-    >>> softplus([-1000.0, 0.0, 1000.0])
-    Tensor([0.000000e+00, 6.931472e-01, 1.000000e+03])
+    >>> softplus([-1000.0, 0.0, 100.0])
+    Tensor([  0...,   0.69314..., 100...])
     """
     return Softplus()(as_tensor(x))
 
@@ -238,22 +238,28 @@ def softplus(x):
 def gelu(x):
     """The Gaussian error linear unit, exact: y = x P(X <= x) = x (1 + erf(x / sqrt 2)) / 2, X being normal.
 
+    gx = gy (P(X <= x) + x e^(-x^2 / 2) / sqrt(2 pi))
+
+    x: of any shape, which y has too.
     Hendrycks and Gimpel, Gaussian Error Linear Units, 2016 (arXiv 1606.08415).
 
-    >>> gelu([-1000.0, 0.0, 1000.0])
-    Tensor([  -0.,    0., 1000.])
+    >>> gelu([-1000.0, 0.0, 1.0])
+    Tensor([-0...,  0...,  0.84134...])
     """
     x = as_tensor(x)
     return x * NormalCdf()(x)
 
 
 def silu(x):
-    """The sigmoid-weighted linear unit, also called swish: y = x / (1 + e^-x).
+    """The sigmoid-weighted linear unit, also called swish: y = x / (1 + e^-x) = x s with s = sigmoid(x).
 
+    gx = gy (s + x s (1 - s))
+
+    x: of any shape, which y has too.
     Elfwing, Uchibe and Doya, Sigmoid-Weighted Linear Units for Neural Network Function Approximation, 2018.
 
-    >>> silu([-1000.0, 0.0, 1000.0])
-    Tensor([  -0.,    0., 1000.])
+    >>> silu([-1000.0, 0.0, 1.0])
+    Tensor([-0...,  0...,  0.73105...])
     """
     x = as_tensor(x)
     return x * sigmoid(x)
@@ -262,7 +268,7 @@ def silu(x):
 def softmax(x, axis=-1):
     """Positive numbers that sum to 1 along `axis`: p_k = e^x_k / sum_j e^x_j, without overflow for any x.
 
-    Raises ValueError if x has no such axis, or one of length 0.
+    x: of any shape with that axis, which p has too. Raises ValueError if x has no such axis, or one of length 0.
 
     >>> softmax([0.0, 1000.0, 1000.0])
     Tensor([0. , 0.5, 0.5])
@@ -274,7 +280,7 @@ def softmax(x, axis=-1):
 def log_softmax(x, axis=-1):
     """The logarithm of softmax, exact where softmax would be 0: y_k = x_k - ln sum_j e^x_j along `axis`.
 
-    Raises ValueError if x has no such axis, or one of length 0.
+    x: of any shape with that axis, which y has too. Raises ValueError if x has no such axis, or one of length 0.
 
     >>> log_softmax([0.0, 1000.0])
     Tensor([-1000.,     0.])
@@ -286,12 +292,17 @@ def log_softmax(x, axis=-1):
 def dropout(x, p=0.5, training=True):
     """In training, each element becomes 0 with probability p, else x / (1 - p), so that its mean stays.
 
-    With training=False, x itself. The draws are the framework's own: `manual_seed` repeats them.
+        y = g x      with g = 0 with probability p, else 1 / (1 - p), drawn anew for each element
+
+    x: of any shape, which y has too. With training=False, y is x itself. The draws are the framework's own:
+    `manual_seed` repeats them.
     Raises ValueError for a p outside 0..1.
     Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014.
 
-    >>> dropout([1.0, 2.0, 3.0], 0.5, training=False)
-    Tensor([1., 2., 3.])
+    >>> import tinynet as tn
+    >>> tn.manual_seed(0)
+    >>> dropout([1.0, 2.0, 3.0, 4.0], 0.5)
+    Tensor([2., 4., 6., 0.])
     """
     x = as_tensor(x)
     if not 0 <= p <= 1:

@@ -56,7 +56,7 @@ class Abs(Op):
 
 
 def exp(x):
-    """e to the power of each element: y = e^x.
+    """e to the power of each element, of any shape: y = e^x.
 
     >>> exp([0.0, 1.0])
     Tensor([1.      , 2.718...])
@@ -65,7 +65,7 @@ def exp(x):
 
 
 def log(x):
-    """The natural logarithm of each element: y = ln x; -Inf at 0, NaN below.
+    """The natural logarithm of each element, of any shape: y = ln x; -Inf at 0, NaN below.
 
     >>> log([1.0, 10.0])
     Tensor([0.       , 2.3025851])
@@ -74,7 +74,7 @@ def log(x):
 
 
 def sqrt(x):
-    """The square root of each element; NaN below 0. Its gradient at 0 is Inf.
+    """The square root of each element, of any shape: y = sqrt(x); NaN below 0. Its gradient at 0 is Inf.
 
     >>> sqrt([4.0, 9.0])
     Tensor([2., 3.])
@@ -83,7 +83,7 @@ def sqrt(x):
 
 
 def abs(x):
-    """The absolute value of each element; the gradient at 0 is 0.
+    """The absolute value of each element, of any shape: y = |x|; the gradient at 0 is 0.
 
     >>> abs([-2.0, 3.0])
     Tensor([2., 3.])
@@ -92,28 +92,35 @@ def abs(x):
 
 
 def maximum(x, y):
-    """The larger of x and y, element by element, broadcast together. NaN if either is; equal: x gets the gradient.
+    """The larger of x and y, element by element: z = max(x, y). NaN if either is; equal: x gets the gradient.
 
-    >>> maximum([1.0, 5.0], 3.0)
-    Tensor([3., 5.])
+    x, y: of shapes that broadcast together, to that of z.
+
+    >>> maximum([1.0, 5.0, 4.0], [3.0, 3.0, 4.0])
+    Tensor([3., 5., 4.])
     """
     return Larger()(*_both(x, y))
 
 
 def minimum(x, y):
-    """The smaller of x and y, element by element, broadcast together. NaN if either is; equal: x gets the gradient.
+    """The smaller of x and y, element by element: z = min(x, y). NaN if either is; equal: x gets the gradient.
 
-    >>> minimum([1.0, 5.0], 3.0)
-    Tensor([1., 3.])
+    x, y: of shapes that broadcast together, to that of z.
+
+    >>> minimum([1.0, 5.0, 4.0], [3.0, 3.0, 4.0])
+    Tensor([1., 3., 4.])
     """
     return Smaller()(*_both(x, y))
 
 
 def where(condition, x, y):
-    """x where the condition holds and y elsewhere, all three broadcast together. The condition gets no gradient.
+    """One of two values, element by element: z = x where the condition holds, y elsewhere.
 
-    >>> where([True, False], [1.0, 2.0], 0.0)
-    Tensor([1., 0.])
+    condition (bool), x, y: of shapes that broadcast together, to that of z. The condition gets no gradient.
+    Raises TypeError for a condition that isn't bool.
+
+    >>> where([True, False], [1.0, 2.0], [3.0, 4.0])
+    Tensor([1., 4.])
     """
     condition = np.asarray(condition)
     if condition.dtype != bool:
@@ -122,7 +129,9 @@ def where(condition, x, y):
 
 
 def clip(x, low=None, high=None):
-    """Each element limited to [low, high]; the gradient passes where low <= x <= high.
+    """Each element, of any shape, limited to [low, high]: y = min(max(x, low), high).
+
+    gx = gy where low <= x <= high, 0 elsewhere
 
     >>> clip([-2.0, 0.5, 7.0], 0.0, 1.0)
     Tensor([0. , 0.5, 1. ])

@@ -152,6 +152,11 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, then=NOTH
         y[n, i, j, o] = b[o] + sum over u v c of
                         x[n, i*stride + u*dilation - top, j*stride + v*dilation - left, c] w[u, v, c, o]
 
+        gx[n, i*stride + u*dilation - top, j*stride + v*dilation - left, c] += gy[n, i, j, o] w[u, v, c, o]
+        gw[u, v, c, o] += x[n, i*stride + u*dilation - top, j*stride + v*dilation - left, c] gy[n, i, j, o]
+        gb[o] += gy[n, i, j, o]
+        The first of them is conv_transpose2d(gy, w). See the top of tinynet/ops/convolution.py for the reason.
+
     where x is 0 outside the image. (As everywhere in this field the window is not mirrored: a correlation.)
 
     x: images (N, H, W, C); w: (KH, KW, C/groups, O); b: (O,). Gives (N, OH, OW, O) with
@@ -180,6 +185,11 @@ def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
         y[n, i*stride + u*dilation - top, j*stride + v*dilation - left, o] += x[n, i, j, c] w[u, v, o, c]
 
     with y starting as b.
+
+        gx[n, i, j, c] += gy[n, i*stride + u*dilation - top, j*stride + v*dilation - left, o] w[u, v, o, c]
+        gw[u, v, o, c] += gy[n, i*stride + u*dilation - top, j*stride + v*dilation - left, o] x[n, i, j, c]
+        gb[o] += gy[n, i, j, o]
+        The first of them is conv2d(gy, w).
 
     <conv2d(a, w), x> = <a, conv_transpose2d(x, w)> for all a and x. With a stride it makes images larger; a kernel
     that the stride doesn't divide reaches some pixels more often than others (checkerboards), 4 with stride 2 doesn't.

@@ -26,7 +26,7 @@ class Pad(Op):
 
 
 class Concatenate(Op):
-    """y = the inputs one after the other along `axis`;  each gets its part of gy"""
+    """y = the inputs one after the other along `axis`;  gx_i = the part of gy where x_i went"""
 
     def __init__(self, axis):
         self.axis = axis
@@ -45,7 +45,7 @@ class Concatenate(Op):
 
 
 def reshape(x, shape):
-    """The same elements in another shape; one length may be -1.
+    """The same elements in the same order, in another shape: y = x read as `shape`; one length may be -1.
 
     >>> reshape([1.0, 2.0, 3.0, 4.0], (2, -1))
     Tensor([[1., 2.],
@@ -55,7 +55,9 @@ def reshape(x, shape):
 
 
 def transpose(x, axes=()):
-    """The axes in another order (reversed if none is given).
+    """The axes in another order (reversed if none is given): of a matrix, y[j, i] = x[i, j].
+
+    x: of any shape (n0, n1, ...); y: of the same lengths in the order `axes`.
 
     >>> transpose([[1.0, 2.0], [3.0, 4.0]])
     Tensor([[1., 3.],
@@ -65,7 +67,7 @@ def transpose(x, axes=()):
 
 
 def flatten(x, start=1):
-    """All axes from `start` on as one: images (N, H, W, C) become rows (N, H*W*C).
+    """All axes from `start` on as one: y = x read as rows; images (N, H, W, C) become (N, H*W*C).
 
     >>> flatten([[[1.0, 2.0], [3.0, 4.0]]])
     Tensor([[1., 2., 3., 4.]])
@@ -74,7 +76,7 @@ def flatten(x, start=1):
 
 
 def broadcast_to(x, shape):
-    """Repeated to `shape` by NumPy's rules.
+    """Repeated to `shape` by NumPy's rules: y[i, j] = x[j] where x lacks an axis, x[0, j] where it is 1 long.
 
     >>> broadcast_to([1.0, 2.0], (2, 2))
     Tensor([[1., 2.],
@@ -84,7 +86,9 @@ def broadcast_to(x, shape):
 
 
 def pad(x, width, value=0.0):
-    """Elements of a constant value added around: width is ((before, after), ...), a pair for each axis.
+    """Elements of a constant value added around: y = x in the middle, `value` elsewhere.
+
+    width: ((before, after), ...), a pair for each axis of x, whose lengths n become before + n + after in y's shape.
 
     >>> pad([1.0, 2.0], ((1, 2),))
     Tensor([0., 1., 2., 0., 0.])
@@ -97,7 +101,9 @@ def pad(x, width, value=0.0):
 
 
 def concatenate(tensors, axis=0):
-    """One after the other along an axis; all other axes must be equal.
+    """One after the other along an axis: y = x_0 followed by x_1, ...; all other axes must be equal.
+
+    Shapes (..., n_0, ...), (..., n_1, ...), ... give (..., n_0 + n_1 + ..., ...).
 
     >>> concatenate([[1.0, 2.0], [3.0]])
     Tensor([1., 2., 3.])
@@ -112,10 +118,13 @@ def concatenate(tensors, axis=0):
 
 
 def stack(tensors, axis=0):
-    """Tensors of one shape along a new axis.
+    """Tensors of one shape along a new axis: y[i] = x_i (axis 0), y[:, i] = x_i (axis 1), ...
 
-    >>> stack([[1.0, 2.0], [3.0, 4.0]]).shape
-    (2, 2)
+    n tensors of shape (a, b) give (n, a, b), (a, n, b) or (a, b, n).
+
+    >>> stack([[1.0, 2.0], [3.0, 4.0]], axis=1)
+    Tensor([[1., 3.],
+            [2., 4.]])
     """
     tensors = [as_tensor(t) for t in tensors]
     _check_parts("stack", tensors, axis, tensors[0].ndim + 1 if tensors else 0)

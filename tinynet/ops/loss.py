@@ -92,6 +92,9 @@ def cross_entropy(logits, target, *, weight=None, ignore_index=None, label_smoot
 
         loss = -(1 - s) w_t log p_t - s/K sum_k w_k log p_k      with p = softmax(logits), s = label_smoothing
 
+        glogits_k = gloss (p_k - [k = t])      and in general  gloss (C p_k - c_k):
+        c_k = (1 - s) w_t [k = t] + s/K w_k are the coefficients of the logarithms, C their sum. "mean" divides it.
+
     target: t, an integer array (or Tensor) of classes 0..K-1, in the logits' shape without the last axis.
     weight: w, (K,), a weight for each class.
     ignore_index: pixels whose target it is have a loss and a gradient of 0.
@@ -99,8 +102,8 @@ def cross_entropy(logits, target, *, weight=None, ignore_index=None, label_smoot
     pixels that are not ignored; if all are ignored the mean is 0 / 0 = NaN, and its gradient 0.
     Raises ValueError for a target of another shape or out of range, TypeError for one of floats.
 
-    >>> cross_entropy([[0.0, 0.0], [0.0, 100.0]], np.array([0, 1]), reduction="none")
-    Tensor([0.6931472, 0.       ])
+    >>> cross_entropy([[0.0, 0.0], [0.0, 1.0], [0.0, 1000.0]], np.array([0, 1, 1]), reduction="none")
+    Tensor([0.69314..., 0.31326..., 0...])
     """
     op, logits = "cross_entropy", as_tensor(logits)
     check_reduction(op, reduction)
@@ -172,6 +175,9 @@ def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=
 
         loss = -w (t v log sigmoid(x) + (1 - t) log(1 - sigmoid(x)))
              = w ((1 - t) x + (1 + (v - 1) t) softplus(-x))
+
+        glogits = gloss w ((1 + (v - 1) t) sigmoid(x) - v t),   gtarget = gloss w ((v - 1) softplus(-x) - x)
+        Without weights the first is gloss (sigmoid(x) - t). "mean" divides both by the number of elements.
 
     The second form is the one computed: exact for logits of any size.
     weight: w, pos_weight: v, arrays that broadcast to the logits' shape.
@@ -269,7 +275,9 @@ def _error_loss(op, f, prediction, target, reduction, bound=1.0):
 
 
 def mse_loss(prediction, target, *, reduction="mean"):
-    """The squared error, (x - t)^2, of prediction x and target t of equal shape (ValueError otherwise).
+    """The squared error: loss = (x - t)^2, of prediction x and target t of equal shape (ValueError otherwise).
+
+    gx = gloss 2 (x - t),   gt = -gx      divided by the number of elements for the mean
 
     reduction: "mean" over all elements, "sum", or "none".
 
@@ -280,7 +288,9 @@ def mse_loss(prediction, target, *, reduction="mean"):
 
 
 def l1_loss(prediction, target, *, reduction="mean"):
-    """The absolute error, |x - t|, of prediction x and target t of equal shape (ValueError otherwise).
+    """The absolute error: loss = |x - t|, of prediction x and target t of equal shape (ValueError otherwise).
+
+    gx = gloss sign(x - t),   gt = -gx      divided by the number of elements for the mean
 
     reduction: "mean" over all elements, "sum", or "none". The gradient is 0 where they agree.
 
@@ -294,6 +304,8 @@ def smooth_l1_loss(prediction, target, *, beta=1.0, reduction="mean"):
     """Squared for small errors, absolute for large ones, so that outliers don't rule the gradient.
 
         loss = d^2 / (2 beta)  for d = |x - t| < beta,  else  d - beta / 2
+
+        gx = gloss (x - t) / beta, limited to -gloss..gloss,   gt = -gx      divided by their number for the mean
 
     prediction x and target t must be of equal shape (ValueError otherwise); beta = 0 gives l1_loss.
     reduction: "mean" over all elements, "sum", or "none". Girshick, Fast R-CNN, 2015 (arXiv 1504.08083).

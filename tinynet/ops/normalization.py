@@ -191,6 +191,10 @@ def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=Tr
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
+        gx = r (u - A u - xh A(u xh)),   gweight = sum gy xh,   gbias = sum gy
+        with u = gy weight, xh = (x - mean) r, r = 1 / sqrt(var + eps), A the mean over the same values as theirs
+        In evaluation mean and var are constants: gx = gy weight r.
+
     training: mean and (biased) variance are those of the batch, over all axes but the last; the running ones,
     if given, are updated in place: running += momentum (batch's - running), with the unbiased variance.
     Otherwise the running ones are used. relu: max(y, 0) in place of y, made in the same passes over memory.
@@ -201,9 +205,10 @@ def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=Tr
     they were.
     Paper: Ioffe and Szegedy, Batch normalization, ICML 2015.
 
-    >>> batch_norm([[1.0], [3.0]], None, None, eps=0.0)
-    Tensor([[-1.],
-            [ 1.]])
+    >>> batch_norm([[1.0], [1.0], [4.0]], [1.0], [0.0], eps=2.0)
+    Tensor([[-0.5],
+            [-0.5],
+            [ 1. ]])
     """
     op = "batch_norm"
     x = as_tensor(x)
@@ -242,11 +247,14 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
+        gx = r (u - A u - xh A(u xh)),   gweight = sum gy xh,   gbias = sum gy
+        with u = gy weight, xh = (x - mean) r, r = 1 / sqrt(var + eps), A the mean over the same values as theirs
+
     x: (N, ..., C), whose C channels are cut into num_groups groups of neighbours; weight, bias: (C,) or None.
     Raises ValueError for shapes that don't fit. Paper: Wu and He, Group normalization, ECCV 2018.
 
-    >>> group_norm([[1.0, 3.0, 10.0, 30.0]], 2, eps=0.0)
-    Tensor([[-1.,  1., -1.,  1.]])
+    >>> group_norm([[1.0, 1.0, 4.0, 5.0, 2.0, 2.0]], 2, eps=2.0)
+    Tensor([[-0.5, -0.5,  1. ,  1. , -0.5, -0.5]])
     """
     op = "group_norm"
     x = as_tensor(x)
@@ -273,13 +281,16 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
+        gx = r (u - A u - xh A(u xh)),   gweight = sum gy xh,   gbias = sum gy
+        with u = gy weight, xh = (x - mean) r, r = 1 / sqrt(var + eps), A the mean over the same values as theirs
+
     normalized_shape: the lengths of these axes, an int (the last alone) or a tuple; weight, bias: of that
     shape, or None.
     Raises ValueError for shapes that don't fit. Paper: Ba, Kiros and Hinton, Layer normalization, 2016.
 
-    >>> layer_norm([[1.0, 3.0], [30.0, 10.0]], 2, eps=0.0)
-    Tensor([[-1.,  1.],
-            [ 1., -1.]])
+    >>> layer_norm([[1.0, 1.0, 4.0], [5.0, 2.0, 2.0]], 3, eps=2.0)
+    Tensor([[-0.5, -0.5,  1. ],
+            [ 1. , -0.5, -0.5]])
     """
     op = "layer_norm"
     x = as_tensor(x)

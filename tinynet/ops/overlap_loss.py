@@ -13,6 +13,8 @@ def dice_loss(logits, target, *, eps=1.0, ignore_index=None, reduction="mean"):
 
         loss_k = 1 - (2 sum p_k t_k + eps) / (sum p_k + sum t_k + eps)      sums over all pixels of the batch
 
+        gp_k = gloss_k (a - 2 t_k b) / b^2      with loss_k = 1 - a / b; then on through softmax or sigmoid
+
     Two forms, told apart by the target's shape:
     - K classes: logits (..., K), integer target (...): p = softmax(logits), t_k = [target = k].
     - one region: logits (...), target (...) from 0 to 1: p = sigmoid(logits), t = target.
@@ -23,8 +25,8 @@ def dice_loss(logits, target, *, eps=1.0, ignore_index=None, reduction="mean"):
     Raises ValueError for a target of another shape or range, TypeError for classes that are floats.
     Milletari, Navab and Ahmadi, V-Net, 2016 (arXiv 1606.04797).
 
-    >>> dice_loss([[9.0, -9.0], [-9.0, 9.0]], np.array([0, 1]), reduction="none").numpy().round(3)
-    array([0., 0.], dtype=float32)
+    >>> dice_loss([[2.0, -2.0], [-1.0, 1.0]], np.array([0, 1]), reduction="none").numpy().round(3)
+    array([0.044, 0.047], dtype=float32)
     """
     check_reduction("dice_loss", reduction)
     if not 0 <= eps < float("inf"):
@@ -75,6 +77,9 @@ def giou_loss(boxes, target, *, reduction="mean"):
 
         loss = 1 - I / U + (C - U) / C      areas: I intersection, U union, C the smallest box around both
 
+        gboxes = gloss (I dU / U^2 - dI / U + U dC / C^2 - dU / C)      dI, dU, dC: the areas' own derivatives,
+        the length of a side by which an area grows as a corner moves. The same holds for gtarget.
+
     Boxes are (x_min, y_min, x_max, y_max), as fractions of the image. The loss goes from 0 (equal) over 1
     (side by side) towards 2 (far apart), so that boxes apart are drawn together too. U and C count as
     1e-9 at least: boxes without an area have finite losses and gradients.
@@ -83,8 +88,8 @@ def giou_loss(boxes, target, *, reduction="mean"):
     Raises ValueError for unequal shapes, a last axis that isn't 4, targets with corners in the wrong order.
     Rezatofighi et al., Generalized Intersection over Union, 2019 (arXiv 1902.09630).
 
-    >>> giou_loss([[0.0, 0.0, 0.5, 0.5]], [[0.5, 0.0, 1.0, 0.5]])
-    Tensor(1.)
+    >>> giou_loss([[0.0, 0.0, 0.5, 0.5]], [[0.25, 0.0, 0.75, 0.5]])
+    Tensor(0.666666...)
     """
     check_reduction("giou_loss", reduction)
     boxes, target = same_shape("giou_loss", boxes, target, "boxes")

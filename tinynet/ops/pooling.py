@@ -85,7 +85,7 @@ class MaxPoolGather(Op):
 
 
 class AvgPool(Resample):
-    """y = the mean of each window"""
+    """y = the mean of each window;  gx = gy spread evenly over its window, divided by its size"""
 
     def __init__(self, window, rows, columns):
         super().__init__(rows, columns, divisor=window.kernel[0] * window.kernel[1])
@@ -97,6 +97,8 @@ def max_pool2d(x, kernel_size, stride=None, padding=0):
 
         y[n, i, j, c] = max over u, v  x[n, i*stride + u - top, j*stride + v - left, c]
 
+        gx[n, h, l, c] += gy[n, i, j, c]      at the place (h, l) where that maximum stood
+
     Of equal values the first one gets the gradient; NaN counts as larger than everything; the padding is
     never chosen.
 
@@ -105,8 +107,8 @@ def max_pool2d(x, kernel_size, stride=None, padding=0):
     Gives (N, OH, OW, C) with OH = (H + top + bottom - KH) // stride + 1.
     Raises ValueError if the window doesn't fit or the padding is too wide.
 
-    >>> max_pool2d([[[[1.0], [4.0]], [[3.0], [2.0]]]], 2)
-    Tensor([[[[4.]]]])
+    >>> max_pool2d([[[[1.0], [4.0], [5.0], [0.0]], [[3.0], [2.0], [6.0], [7.0]]]], 2).reshape(1, 2)
+    Tensor([[4., 7.]])
     """
     x = as_tensor(x)
     window = _window(x.shape, kernel_size, stride, padding, "max_pool2d")
@@ -118,13 +120,15 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0):
 
         y[n, i, j, c] = 1/(KH KW) sum over u, v  x[n, i*stride + u - top, j*stride + v - left, c]
 
+        gx[n, i*stride + u - top, j*stride + v - left, c] += gy[n, i, j, c] / (KH KW)
+
     The padding counts as zeros (PyTorch's count_include_pad=True).
 
     x: images (N, H, W, C); kernel_size, stride, padding and the result's size: as in max_pool2d.
     Raises ValueError if the window doesn't fit or the padding is too wide.
 
-    >>> avg_pool2d([[[[1.0], [4.0]], [[3.0], [2.0]]]], 2)
-    Tensor([[[[2.5]]]])
+    >>> avg_pool2d([[[[1.0], [4.0], [5.0], [0.0]], [[3.0], [2.0], [6.0], [7.0]]]], 2).reshape(1, 2)
+    Tensor([[2.5, 4.5]])
     """
     x = as_tensor(x)
     window = _window(x.shape, kernel_size, stride, padding, "avg_pool2d")

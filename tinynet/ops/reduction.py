@@ -9,6 +9,8 @@ from tinynet.tensor import as_tensor
 def sum(x, axis=None, keepdims=False):
     """The sum over `axis` (an int, several, or None for all): y = sum x.
 
+    x: of any shape; y: of that shape without these axes, or with length 1 in their place if keepdims.
+
     >>> sum([[1.0, 2.0], [3.0, 4.0]], axis=0)
     Tensor([4., 6.])
     """
@@ -17,6 +19,10 @@ def sum(x, axis=None, keepdims=False):
 
 def mean(x, axis=None, keepdims=False):
     """The mean over `axis`: y = 1/n sum x. Raises ValueError where there are no elements.
+
+    gx = gy / n, repeated along the axes
+
+    Shapes: as in `sum`.
 
     >>> mean([[1.0, 2.0], [3.0, 4.0]])
     Tensor(2.5)
@@ -27,6 +33,10 @@ def mean(x, axis=None, keepdims=False):
 def var(x, axis=None, keepdims=False, ddof=0):
     """The variance over `axis`: y = sum (x - mean)^2 / (n - ddof). As NumPy's, n is not made smaller by default.
 
+    gx = gy 2 (x - mean) / (n - ddof)
+
+    Shapes: as in `sum`. Raises ValueError for fewer than ddof + 1 elements.
+
     >>> var([1.0, 3.0])
     Tensor(1.)
     """
@@ -34,7 +44,11 @@ def var(x, axis=None, keepdims=False, ddof=0):
 
 
 def max(x, axis=None, keepdims=False):
-    """The largest element over `axis`; NaN if there is one. Of equal ones the first gets the gradient.
+    """The largest element over `axis`: y = max x; NaN if there is one. Of equal ones the first gets the gradient.
+
+    gx = gy at the place of the largest, 0 elsewhere
+
+    Shapes: as in `sum`. Raises ValueError where there are no elements.
 
     >>> max([[1.0, 7.0], [3.0, 4.0]], axis=1)
     Tensor([7., 4.])
@@ -43,7 +57,11 @@ def max(x, axis=None, keepdims=False):
 
 
 def min(x, axis=None, keepdims=False):
-    """The smallest element over `axis`; NaN if there is one. Of equal ones the first gets the gradient.
+    """The smallest element over `axis`: y = min x; NaN if there is one. Of equal ones the first gets the gradient.
+
+    gx = gy at the place of the smallest, 0 elsewhere: it is computed as -max(-x)
+
+    Shapes: as in `sum`. Raises ValueError where there are no elements.
 
     >>> min([[1.0, 7.0], [3.0, 4.0]], axis=1)
     Tensor([1., 3.])
@@ -52,7 +70,12 @@ def min(x, axis=None, keepdims=False):
 
 
 def logsumexp(x, axis=None, keepdims=False):
-    """y = ln sum e^x over `axis`, without overflow: the maximum is taken out first, ln sum e^(x - m) + m.
+    """The maximum, made smooth: y = ln sum e^x over `axis`, computed as ln sum e^(x - m) + m with the maximum m.
+
+    gx = gy e^(x - y): gy times the softmax of x
+
+    No e^(x - m) is above 1, so that nothing overflows, and one of them is 1, so that the logarithm isn't that of 0.
+    Shapes: as in `sum`.
 
     >>> logsumexp([1000.0, 1000.0])
     Tensor(1000.693...)

@@ -30,7 +30,7 @@ class Resample(Op):
 
 
 class Resize(Resample):
-    """y = x with as many pixels as the tables have outputs"""
+    """y = x with as many pixels as the tables have outputs: R x K^T;  gx = R^T gy K"""
 
     def __init__(self, rows, columns, mode):
         super().__init__(rows, columns)
@@ -43,9 +43,13 @@ def resize(x, size, mode="nearest"):
     "nearest":   y[i] = x[floor(i H / OH)]
     "bilinear":  y[i] = (1 - t) x[h] + t x[h + 1],   h + t = (i + 1/2) H / OH - 1/2, limited to 0 .. H - 1
 
-    along the height and then along the width. Pixels have centres (PyTorch's align_corners=False); when
-    making images smaller, nothing is smoothed. The places are computed in integers, so that no rounding picks
-    a neighbour.
+    along the height and then along the width.
+
+        gx[floor(i H / OH)] += gy[i]                              nearest
+        gx[h] += (1 - t) gy[i],   gx[h + 1] += t gy[i]            bilinear
+
+    Pixels have centres (PyTorch's align_corners=False); when making images smaller, nothing is smoothed. The places
+    are computed in integers, so that no rounding picks a neighbour.
 
     x: images (N, H, W, C); size: (OH, OW) in pixels, or an int for both. Gives (N, OH, OW, C).
     Raises ValueError for another mode, a size below 1 or an x that is no batch of images.
