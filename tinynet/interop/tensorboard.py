@@ -1,8 +1,8 @@
 """The command tensorboard: the metrics.csv of finished or running trainings as event files, which TensorBoard shows.
 
-Each column becomes a curve over the steps, in double precision, so that nothing is rounded. The event files stand
-beside metrics.csv, so runs have the names of their folders. Done again, only what is new is added: TensorBoard, which
-may be watching, never sees a point twice. Where a run was begun anew, its old event files go.
+Each column becomes a curve over the steps, its values rounded to float32: TensorBoard's server leaves out any others.
+The event files stand beside metrics.csv, so runs have the names of their folders. Done again, only what is new is
+added: TensorBoard, which may be watching, never sees a point twice. Where a run was begun anew, its old files go.
 """
 
 import argparse
@@ -26,7 +26,7 @@ class Point(NamedTuple):
 
     step: int
     name: str
-    value: str  # the number in its shortest exact form: unlike numbers, NaN is then equal to itself
+    value: str  # the number, written out: unlike numbers, NaN is then equal to itself
 
 
 def main(arguments: list[str]) -> int:
@@ -72,18 +72,23 @@ def read_points(table: FilePath) -> list[Point]:
         for row in csv.DictReader(file):
             try:
                 step = int(row["step"])
-                points += [Point(step, name, repr(float(text))) for name, text in row.items() if name not in AXES]
+                points += [Point(step, name, _single(float(text))) for name, text in row.items() if name not in AXES]
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"tensorboard: {table}, row of epoch {row.get('epoch')}: {error!r}; a table of "
                                  "training has a column named step and numbers in every row") from None
     return points
 
 
+def _single(value):
+    with np.errstate(over="ignore"):  # beyond 3e38 it becomes Inf
+        return str(np.float32(value))
+
+
 def _written(board, file):
     """The points of an event file, in order."""
     for event in board.EventFileLoader(str(file)).Load():
         for value in event.summary.value:
-            yield Point(event.step, value.tag, repr(float(board.make_ndarray(value.tensor))))
+            yield Point(event.step, value.tag, _single(board.make_ndarray(value.tensor)))
 
 
 def _write(board, folder, points, wall_time):
@@ -91,7 +96,7 @@ def _write(board, folder, points, wall_time):
     writer = board.EventFileWriter(str(folder), filename_suffix=SUFFIX)
     try:
         for step, name, text in points:
-            tensor = board.make_tensor_proto(np.float64(text))
+            tensor = board.make_tensor_proto(np.float32(text))
             value = board.Summary.Value(tag=name, tensor=tensor, metadata=board.create_summary_metadata(name, ""))
             writer.add_event(board.Event(step=step, wall_time=wall_time, summary=board.Summary(value=[value])))
     finally:
