@@ -1,5 +1,7 @@
 """The search of detect_anomaly: which op first made a NaN or Inf, of which of its tensors, called from which line."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ def users_line() -> str:
     return "an unknown line" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def check_forward(op: "Op", inputs: "Sequence[Tensor]", arrays: Sequence[Array], y: Array, line: str) -> None:
+def check_forward(op: Op, inputs: Sequence[Tensor], arrays: Sequence[Array], y: Array, line: str) -> None:
     """Raise if y holds a NaN, or an Inf that was in no input.
 
     An Inf that came in may be meant, as in a mask for softmax, unless it is in a leaf that needs a gradient: a weight.
@@ -51,7 +53,7 @@ def check_forward(op: "Op", inputs: "Sequence[Tensor]", arrays: Sequence[Array],
         raise FloatingPointError(f"{name} made {_a(found)} in its forward pass {source}, called at {line}")
 
 
-def check_backward(op: "Op", gy: "Tensor", gradients: "Sequence[Tensor | None]", line: str) -> None:
+def check_backward(op: Op, gy: Tensor, gradients: Sequence[Tensor | None], line: str) -> None:
     """Raise if a gradient holds a NaN, or an Inf that was not in gy."""
     came = _worst(gy.array)
     for i, g in enumerate(gradients):
@@ -67,7 +69,7 @@ def check_backward(op: "Op", gy: "Tensor", gradients: "Sequence[Tensor | None]",
         raise FloatingPointError(f"{type(op).__name__} {what}; called at {line}")
 
 
-def check_sum(node: "Op | Tensor", parts: "Sequence[Tensor]", total: "Tensor") -> None:
+def check_sum(node: Op | Tensor, parts: Sequence[Tensor], total: Tensor) -> None:
     """Raise if the gradients of a value that was used twice are finite, but their sum isn't."""
     found = _worst(total.array)
     if found and found not in map(_worst, (part.array for part in parts)):

@@ -17,14 +17,22 @@ computed nothing is recorded, unless `create_graph=True` asks for gradients of g
 This file knows tensors only by what they carry (array, op, requires_grad); the class itself stands one floor up.
 """
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinynet import anomaly
 from tinynet.guard import Keep
+from tinynet.typing import Array, Shape
+
+if TYPE_CHECKING:  # they stand one floor up
+    from tinynet.tensor import Tensor, TensorLike
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -49,9 +57,9 @@ class _Running(threading.local):
     tracer: called with every op, its inputs and its output, once it has run; see watched.
     """
 
-    call = None
-    watcher = None
-    tracer = None
+    call: Any = None
+    watcher: Any = None
+    tracer: Callable[[Op, Sequence[Tensor], Tensor], object] | None = None
 
 
 running = _Running()
@@ -59,7 +67,7 @@ _numbers = itertools.count()  # ops by the time at which they were recorded
 
 
 @contextlib.contextmanager
-def _switched(name, value, where=_mode):
+def _switched(name: str, value: Any, where: threading.local = _mode) -> Iterator[None]:
     before = getattr(where, name)
     setattr(where, name, value)
     try:
@@ -68,27 +76,27 @@ def _switched(name, value, where=_mode):
         setattr(where, name, before)
 
 
-def is_recording():
+def is_recording() -> bool:
     """Whether what is computed now can become part of a graph."""
     return _mode.recording
 
 
-def is_dry_run():
+def is_dry_run() -> bool:
     """Whether only shapes are computed now (tinynet.summary), so that there are no values to look at."""
     return running.watcher is not None and running.watcher.is_dry
 
 
-def dry_run(watcher):
+def dry_run(watcher: Any) -> contextlib.AbstractContextManager[None]:
     """Within this context no op computes: watcher.run gives their results; module calls go by watcher.call."""
     return _switched("watcher", watcher, running)
 
 
-def part(name):
+def part(name: str) -> contextlib.AbstractContextManager[Any]:
     """Within this context what is done counts as that part of training, for a profile if there is one."""
     return NOTHING if running.watcher is None or running.watcher.is_dry else running.watcher.part(name)
 
 
-def no_grad():
+def no_grad() -> contextlib.AbstractContextManager[None]:
     """Within this context nothing is recorded: results need no gradient and keep nothing alive.
 
     >>> import tinynet as tn
@@ -101,7 +109,7 @@ def no_grad():
     return _switched("recording", False)
 
 
-def detect_anomaly():
+def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     """Within this context the first NaN or Inf that an operation makes raises, forward or backward.
 
     The error (FloatingPointError) names the op, the tensor, and the line of the program that called it, for a
@@ -118,7 +126,7 @@ def detect_anomaly():
     return _switched("anomaly", True)
 
 
-def watched(tracer):
+def watched(tracer: Callable[[Op, Sequence[Tensor], Tensor], object]) -> contextlib.AbstractContextManager[None]:
     """Within this context tracer(op, inputs, output) is called after every op's forward pass: for tracing.
 
     >>> import tinynet as tn
@@ -157,21 +165,28 @@ class Op:
     may_overwrite: set before backward runs: gy is such an array, and nobody will read it afterwards.
     """
 
-    keeps = ()
+    keeps: tuple[str, ...] = ()
     broadcasts = False
     gives_new = False
     may_overwrite = False
-    arguments = ()  # the names of forward's arguments
+    needs: tuple[bool, ...]
+    arguments: tuple[str, ...] = ()  # the names of forward's arguments
     freed = False
-    parents = ()
+    parents: Sequence[Op | Tensor | None] = ()
     called_at = anomaly.OUTSIDE  # file:line of the program, known under detect_anomaly() alone
 
-    def __init_subclass__(cls):
+    if TYPE_CHECKING:  # both with arguments of their own in each op, as are the attributes that keeps names
+        forward: Callable[..., Any]
+        backward: Callable[..., Any]
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         code = cls.forward.__code__
         cls.arguments = code.co_varnames[1 : code.co_argcount]
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: Tensor) -> Tensor:
         arrays = self._arrays(inputs)
         if running.watcher is not None:
             return running.watcher.run(self, inputs, arrays)
@@ -189,11 +204,11 @@ class Op:
             running.tracer(self, inputs, output)
         return output
 
-    def output_shape(self, *shapes):
+    def output_shape(self, *shapes: Shape) -> Shape:
         """The shape of forward's result for inputs of these shapes; a subclass of another shape than this says so."""
         return np.broadcast_shapes(*shapes)
 
-    def dry_run(self, *arrays):
+    def dry_run(self, *arrays: Array) -> Array:
         """What forward would return for such arrays, but without memory: an array that repeats a single zero."""
         return np.broadcast_to(np.zeros((), arrays[0].dtype), self.output_shape(*(a.shape for a in arrays)))
 
@@ -229,7 +244,7 @@ class Op:
         output.requires_grad = True
 
     @property
-    def output(self):
+    def output(self) -> Tensor:
         """This op's result as a tensor of the graph (not stored as one: the two would keep each other alive)."""
         output = self._output.wrap(self._output.array)
         output.op, output.requires_grad = self, True
@@ -276,12 +291,12 @@ class Op:
         anomaly.check_forward(self, inputs, arrays, np.asarray(y), self.called_at)
 
 
-def node(tensor):
+def node(tensor: Tensor) -> Op | Tensor:
     """The node of the graph that stands for a tensor: the op that made it, or the tensor itself (a leaf)."""
     return tensor if tensor.op is None else tensor.op
 
 
-def topological_order(roots):
+def topological_order(roots: Iterable[Op | Tensor]) -> list[Op | Tensor]:
     """All nodes that the roots depend on, each before every node that it was computed from."""
     consumers = dict.fromkeys(roots, 0)  # node -> how many edges lead to it
     stack = list(consumers)
@@ -314,7 +329,8 @@ def _parents(n):
     return [p for p in n.parents if p is not None]
 
 
-def propagate(outputs, gradients, targets=None, create_graph=False, retain_graph=False):
+def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: Sequence[Tensor] | None = None,
+              create_graph: bool = False, retain_graph: bool = False) -> Any:
     """Carry gradients from `outputs` back through the graph.
 
     Without targets they are added to the `.grad` of all leaves. With targets (tensors) a list of their gradients is
@@ -364,7 +380,7 @@ def _leading_to(wanted, order):
     return useful
 
 
-def run_backward(op, gy, useful):
+def run_backward(op: Op, gy: Tensor, useful: set[Op | Tensor]) -> list[Tensor | None]:
     """The gradients of an op's inputs, but only of those that lead somewhere useful."""
     needs = op.needs
     op.needs = tuple(p in useful for p in op.parents) + needs[len(op.parents) :]
@@ -389,7 +405,7 @@ def _add(arrived, n, g):
         anomaly.check_sum(n, parts, arrived[n])
 
 
-def backward(tensor, grad, create_graph=False, retain_graph=False):
+def backward(tensor: Tensor, grad: TensorLike | None, create_graph: bool = False, retain_graph: bool = False) -> None:
     """Add d tensor / d leaf to the `.grad` of every leaf that `tensor` was computed from (Tensor.backward)."""
     if not tensor.requires_grad:
         raise GraphError(
@@ -416,7 +432,9 @@ def _seed(name, output, gradient):
     return gradient
 
 
-def grad(outputs, inputs, grad_outputs=None, create_graph=False):
+def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
+         grad_outputs: TensorLike | Sequence[TensorLike | None] | None = None,
+         create_graph: bool = False) -> list[Tensor]:
     """The gradients of the (sum of the) outputs with respect to the inputs, without touching any `.grad`.
 
     outputs, inputs: a Tensor or a sequence of them; grad_outputs: a gradient per output, not needed for scalars.

@@ -6,6 +6,8 @@
                   "random": the state of tinynet.random; the last three as JSON
 """
 
+from __future__ import annotations
+
 import json
 import os
 from typing import Any

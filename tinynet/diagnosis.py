@@ -10,6 +10,8 @@ the terms in place of their sum. So each kind of mistake is a prediction, and th
 in turn, the simplest first. o and i stand for all axes of the result and of the input.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Mapping
 

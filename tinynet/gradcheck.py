@@ -20,6 +20,8 @@ it jumps on both, nothing can be said. Such elements are named in a KinkWarning,
 an input has no others, that is an error.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Sequence
 

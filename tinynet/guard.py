@@ -8,6 +8,8 @@ here by the block of memory that it lies in, and is read-only as long as a graph
 What can't be seen: a slice that the user took of an array before, and writes through.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 import weakref

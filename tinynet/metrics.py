@@ -1,5 +1,7 @@
 """How good a prediction is: of pixels' classes, of images, of labels, and of boxes, one or many an image."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

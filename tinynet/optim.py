@@ -15,7 +15,10 @@ For different settings in parts of a model (no weight decay on biases, say) make
 Tensor([0., 0.], requires_grad=True)
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +26,7 @@ import numpy as np
 from tinynet.autograd import part
 from tinynet.kernels import update
 from tinynet.tensor import Tensor
+from tinynet.typing import Array
 
 
 class Optimizer:
@@ -33,10 +37,10 @@ class Optimizer:
     twice, or a setting out of range.
     """
 
-    settings = ("lr",)  # the attributes that state_dict holds beside the arrays
-    slots = ()  # the names of the state arrays, each of its parameter's shape
+    settings: tuple[str, ...] = ("lr",)  # the attributes that state_dict holds beside the arrays
+    slots: tuple[str, ...] = ()  # the names of the state arrays, each of its parameter's shape
 
-    def __init__(self, parameters, lr):
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         self.parameters = _checked_parameters(type(self).__name__, parameters)
         self.lr = lr
         self.steps = [0] * len(self.parameters)
@@ -44,25 +48,25 @@ class Optimizer:
         self._dtypes = [p.dtype for p in self.parameters]
 
     @property
-    def lr(self):
+    def lr(self) -> float:
         """The learning rate; assign to change it."""
         return self._lr
 
     @lr.setter
-    def lr(self, lr):
+    def lr(self, lr: float) -> None:
         self._lr = self._number("lr", lr)
 
     def _number(self, name, value, below=math.inf):
         """A setting as a Python float (a NumPy float64 would compute in float64), with 0 <= value < below."""
         return _number(type(self).__name__, name, value, below=below)
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Drops the gradients: `.grad` is None until the next backward()."""
         with part("zero_grad"):
             for p in self.parameters:
                 p.grad = None
 
-    def step(self):
+    def step(self) -> None:
         """Updates every parameter that has a gradient, and skips those that have none.
 
         Raises ValueError, before anything is changed, if a parameter is locked by a live graph, its array is
@@ -102,7 +106,7 @@ class Optimizer:
             more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
             _raise_all(f"{type(self).__name__}.step", faults[:5] + more)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Array]:
         """{name: ndarray}, flat, so that safetensors holds it; copies.
 
         The settings by name and "step.INDEX" as arrays without axes; "SLOT.INDEX" the state arrays, by the
@@ -114,7 +118,7 @@ class Optimizer:
             state.update((f"{slot}.{index}", array.copy()) for slot, array in slots.items())
         return state
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Takes over a state: settings (the learning rate too), steps and state arrays.
 
         Raises one ValueError that lists all that is missing, unexpected, or of another shape or dtype, before
@@ -138,7 +142,7 @@ class Optimizer:
             for slot, array in slots.items():
                 array[...] = state[f"{slot}.{index}"]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.settings)
         return f"{type(self).__name__}({len(self.parameters)} parameters, {settings})"
 
@@ -166,7 +170,8 @@ class SGD(Optimizer):
 
     settings = ("lr", "momentum", "nesterov", "weight_decay")
 
-    def __init__(self, parameters, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.0, nesterov: bool = False,
+                 weight_decay: float = 0.0) -> None:
         self.momentum = self._number("momentum", momentum)
         self.nesterov = bool(nesterov)
         self.weight_decay = self._number("weight_decay", weight_decay)
@@ -205,7 +210,8 @@ class Adam(Optimizer):
     settings = ("lr", "beta1", "beta2", "eps", "weight_decay")
     slots = ("m", "v")
 
-    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise TypeError(f"{type(self).__name__}: betas is {betas!r}, but must be a pair (beta1, beta2)")
         self.beta1, self.beta2 = (self._number("betas", beta, below=1) for beta in betas)
@@ -244,7 +250,8 @@ class AdamW(Adam):
     [0.7082 1.6104]
     """
 
-    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 1e-2) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
     def _update(self, w, g, m, v, *, t):
@@ -275,7 +282,8 @@ class RMSProp(Optimizer):
 
     settings = ("lr", "alpha", "eps", "momentum", "weight_decay")
 
-    def __init__(self, parameters, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0):
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
+                 momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         self.alpha = self._number("alpha", alpha, below=1)
         self.eps = self._number("eps", eps)
         self.momentum = self._number("momentum", momentum)
@@ -288,7 +296,7 @@ class RMSProp(Optimizer):
         update.rmsprop(w, g, v, w[:0] if u is None else u, *numbers)
 
 
-def clip_grad_norm(parameters, max_norm):
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scales all gradients by one factor, so that their joint norm is at most max_norm; returns the old norm.
 
     norm = sqrt(sum over all parameters of sum g^2),   g = g min(1, max_norm / (norm + 1e-6))
@@ -332,12 +340,12 @@ class StepLR:
     step_size: int
     gamma: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _number("StepLR", "lr", self.lr)
         _number("StepLR", "gamma", self.gamma)
         _steps("StepLR", "step_size", self.step_size, 1)
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.lr * self.gamma ** (_steps("StepLR", "step", step, 0) // self.step_size)
 
 
@@ -361,13 +369,13 @@ class CosineLR:
     warmup_steps: int = 0
     final_lr: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _number("CosineLR", "lr", self.lr)
         _number("CosineLR", "final_lr", self.final_lr)
         _steps("CosineLR", "warmup_steps", self.warmup_steps, 0)
         _steps("CosineLR", "total_steps", self.total_steps, self.warmup_steps + 1)
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         if _steps("CosineLR", "step", step, 0) < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
         part = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
@@ -392,7 +400,7 @@ class OneCycleLR:
     div: float = 25.0
     final_div: float = 1e4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _number("OneCycleLR", "max_lr", self.max_lr)
         _number("OneCycleLR", "rise", self.rise, below=1)
         _steps("OneCycleLR", "total_steps", self.total_steps, 2)
@@ -400,7 +408,7 @@ class OneCycleLR:
             if _number("OneCycleLR", name, getattr(self, name)) == 0:
                 raise ValueError(f"OneCycleLR: {name} is 0, but the learning rate is divided by it")
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         step = _steps("OneCycleLR", "step", step, 0)
         first, top, end = self.max_lr / self.div, self.rise * self.total_steps - 1, self.total_steps - 1
         if step < top:

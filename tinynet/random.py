@@ -1,5 +1,7 @@
 """The framework's own random numbers: one seeded generator for initialisation and dropout."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from typing import Any

@@ -9,6 +9,8 @@ Other tools read these files, and this module reads theirs. The specification an
 https://github.com/huggingface/safetensors
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os

@@ -11,6 +11,8 @@ The two are inverse to each other up to the floor: the input sizes that conv2d m
 by less than a stride, and `output_padding` says which of them a transposed convolution should give back.
 """
 
+from __future__ import annotations
+
 import operator
 from typing import NamedTuple
 

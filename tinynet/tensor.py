@@ -1,13 +1,17 @@
 """Tensor: an array, its gradient, and the operators that record what is done with it."""
 
+from __future__ import annotations
+
 import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from tinynet import autograd, guard
 from tinynet import operators as ops
-from tinynet.autograd import FLOATS
-from tinynet.typing import Numbers
+from tinynet.autograd import FLOATS, Op
+from tinynet.typing import Array, Axes, DType, Numbers, Shape
 
 
 class Tensor:
@@ -30,9 +34,14 @@ class Tensor:
     """
 
     __slots__ = ("array", "_public", "grad", "requires_grad", "op", "__weakref__")
+    array: Array
+    grad: Tensor | None
+    _public: Array | None  # what .data gives
+    requires_grad: bool
+    op: Op | None  # that made it
     __array_ufunc__ = None  # ndarray + Tensor asks Tensor, in place of looping over its elements
 
-    def __init__(self, data, requires_grad=False, dtype=None):
+    def __init__(self, data: TensorLike, requires_grad: bool = False, dtype: DType | None = None) -> None:
         array = _as_array(data, dtype)
         if requires_grad and array.dtype not in FLOATS:
             raise TypeError(f"Tensor: data of dtype {array.dtype} can't need a gradient; give dtype=np.float32")
@@ -42,7 +51,7 @@ class Tensor:
         self.requires_grad = bool(requires_grad)
         self.op = None
 
-    def wrap(self, array):
+    def wrap(self, array: Array) -> Tensor:
         """A plain tensor of an array that an op made; no checks, no graph."""
         result = Tensor.__new__(Tensor)
         result.array = array if isinstance(array, np.ndarray) else np.asarray(array)
@@ -50,7 +59,7 @@ class Tensor:
         result.requires_grad = False
         return result
 
-    def like(self, value):
+    def like(self, value: TensorLike) -> Tensor:
         """`value` as a tensor that can be computed with this one: numbers and arrays take on its dtype."""
         if isinstance(value, Tensor):
             return value
@@ -59,7 +68,7 @@ class Tensor:
     # What it is
 
     @property
-    def data(self):
+    def data(self) -> Array:
         """The values as an ndarray that shares the tensor's memory (read-only while a live graph needs them)."""
         if self._public is None:
             self._public = self.array.view()
@@ -67,7 +76,7 @@ class Tensor:
         return self._public
 
     @data.setter
-    def data(self, data):
+    def data(self, data: TensorLike) -> None:
         if guard.is_kept(self.array):
             raise ValueError(
                 "Tensor.data: a live graph still needs the values that this would replace; "
@@ -79,68 +88,68 @@ class Tensor:
         self.array, self._public = array, None
 
     @property
-    def shape(self):
+    def shape(self) -> Shape:
         """The lengths of the axes, a tuple of ints."""
         return self.array.shape
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         """The NumPy dtype of the elements."""
         return self.array.dtype
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         """The number of axes."""
         return self.array.ndim
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The number of elements."""
         return self.array.size
 
-    def item(self):
+    def item(self) -> Any:
         """The only element, as a Python number."""
         return self.array.item()
 
-    def numpy(self):
+    def numpy(self) -> Array:
         """The values as an ndarray: the same as `.data`."""
         return self.data
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> Array:
         return np.array(self.data, dtype=dtype, copy=copy)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         body = np.array2string(self.array, separator=", ", prefix="Tensor(")
         dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         made = f", op={type(self.op).__name__}" if self.op else ", requires_grad=True" if self.requires_grad else ""
         return f"Tensor({body}{dtype}{made})"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Tensor, (self.array.copy(), self.requires_grad)  # copies and pickles are leaves: no graph, no gradient
 
-    def __len__(self):
+    def __len__(self) -> int:
         if not self.ndim:
             raise TypeError("len: a tensor without axes has no length")
         return self.shape[0]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.array)
 
-    def __float__(self):
+    def __float__(self) -> float:
         return float(self.array)
 
     __hash__ = object.__hash__  # by identity, though == compares values: tensors are nodes of the graph
 
     # Gradients
 
-    def detach(self):
+    def detach(self) -> Tensor:
         """The same values, cut off from the graph: no gradient flows back through the result."""
         return self.wrap(self.array)
 
-    def backward(self, grad=None, create_graph=False, retain_graph=False):
+    def backward(self, grad: TensorLike | None = None, create_graph: bool = False, retain_graph: bool = False) -> None:
         """Add the gradient of this tensor with respect to every leaf into the leaf's `.grad`.
 
         grad: the gradient of something with respect to this tensor; not needed for a scalar (it is 1).
@@ -150,7 +159,7 @@ class Tensor:
         """
         autograd.backward(self, grad, create_graph=create_graph, retain_graph=retain_graph)
 
-    def accumulate_grad(self, g):
+    def accumulate_grad(self, g: Tensor) -> None:
         """Add to `.grad`; called by the backward pass on leaves. The first gradient is copied, never shared."""
         if self.grad is not None:
             self.grad = self.grad + g
@@ -161,79 +170,79 @@ class Tensor:
 
     # Operators
 
-    def __add__(self, other):
+    def __add__(self, other: TensorLike) -> Tensor:
         return ops.Add()(self, self.like(other))
 
     __radd__ = __add__
 
-    def __sub__(self, other):
+    def __sub__(self, other: TensorLike) -> Tensor:
         return ops.Sub()(self, self.like(other))
 
-    def __rsub__(self, other):
+    def __rsub__(self, other: TensorLike) -> Tensor:
         return ops.Sub()(self.like(other), self)
 
-    def __mul__(self, other):
+    def __mul__(self, other: TensorLike) -> Tensor:
         return ops.Mul()(self, self.like(other))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other):
+    def __truediv__(self, other: TensorLike) -> Tensor:
         return ops.Div()(self, self.like(other))
 
-    def __rtruediv__(self, other):
+    def __rtruediv__(self, other: TensorLike) -> Tensor:
         return ops.Div()(self.like(other), self)
 
-    def __neg__(self):
+    def __neg__(self) -> Tensor:
         return ops.Neg()(self)
 
-    def __pow__(self, p):
+    def __pow__(self, p: float) -> Tensor:
         if not isinstance(p, (int, float, np.integer, np.floating)):
             raise TypeError(f"**: the exponent is a {type(p).__name__}, but must be a number (x ** y is exp(y log x))")
         return ops.Pow(p.item() if isinstance(p, np.generic) else p)(self)
 
-    def __matmul__(self, other):
+    def __matmul__(self, other: TensorLike) -> Tensor:
         return _matmul(self, self.like(other))
 
-    def __rmatmul__(self, other):
+    def __rmatmul__(self, other: TensorLike) -> Tensor:
         return _matmul(self.like(other), self)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Tensor:
         parts = index if isinstance(index, tuple) else (index,)
         parts = tuple(p.array if isinstance(p, Tensor) else p for p in parts)
         return ops.Index(parts if isinstance(index, tuple) else parts[0])(self)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> Array:  # type: ignore[override]  # as in NumPy, by element
         return self.array == _values(other)
 
-    def __ne__(self, other):
+    def __ne__(self, other: object) -> Array:  # type: ignore[override]
         return self.array != _values(other)
 
-    def __lt__(self, other):
+    def __lt__(self, other: TensorLike) -> Array:
         return self.array < _values(other)
 
-    def __le__(self, other):
+    def __le__(self, other: TensorLike) -> Array:
         return self.array <= _values(other)
 
-    def __gt__(self, other):
+    def __gt__(self, other: TensorLike) -> Array:
         return self.array > _values(other)
 
-    def __ge__(self, other):
+    def __ge__(self, other: TensorLike) -> Array:
         return self.array >= _values(other)
 
     # Reductions
 
-    def sum(self, axis=None, keepdims=False):
+    def sum(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
         """The sum over `axis` (an int, several, or None for all)."""
         axes = _axes("sum", axis, self.ndim)
         if not axes:
             return self
         return _squeeze(ops.Sum(axes)(self), axes, keepdims)
 
-    def mean(self, axis=None, keepdims=False):
+    def mean(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
         """The mean over `axis`."""
         return self.sum(axis, keepdims) * (1 / _count("mean", self.shape, axis))
 
-    def var(self, axis=None, keepdims=False, ddof=0):
+    def var(self, axis: Axes = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
         """The variance over `axis`: sum (x - mean)^2 / (n - ddof)."""
         n = _count("var", self.shape, axis)
         if n <= ddof:
@@ -241,7 +250,7 @@ class Tensor:
         d = self - self.mean(axis, keepdims=True)
         return (d * d).sum(axis, keepdims) * (1 / (n - ddof))
 
-    def max(self, axis=None, keepdims=False):
+    def max(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
         """The largest element over `axis`; NaN if there is one. The first of equal ones gets the gradient."""
         axes = _axes("max", axis, self.ndim)
         if not axes:
@@ -252,11 +261,11 @@ class Tensor:
         y = ops.MaxLast()(rows)
         return y.reshape([1 if i in axes else n for i, n in enumerate(self.shape) if keepdims or i not in axes])
 
-    def min(self, axis=None, keepdims=False):
+    def min(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
         """The smallest element over `axis`; NaN if there is one. The first of equal ones gets the gradient."""
         return -(-self).max(axis, keepdims)
 
-    def sum_to(self, shape):
+    def sum_to(self, shape: Shape) -> Tensor:
         """Undo a broadcast from `shape`: the sum over all the axes that were added or repeated."""
         extra = self.ndim - len(shape)
         repeated = [extra + i for i, n in enumerate(shape) if n == 1 and self.shape[extra + i] != 1]
@@ -265,7 +274,7 @@ class Tensor:
 
     # Layout
 
-    def reshape(self, *shape):
+    def reshape(self, *shape: int | Sequence[int]) -> Tensor:
         """The same elements in another shape; one length may be -1."""
         shape = _flat_arguments(shape)
         if shape == self.shape:
@@ -278,7 +287,7 @@ class Tensor:
             raise ValueError(f"reshape: {self.size} elements of shape {self.shape} don't fit into {shape}")
         return ops.Reshape(shape)(self)
 
-    def transpose(self, *axes):
+    def transpose(self, *axes: int | Sequence[int]) -> Tensor:
         """The axes in another order (reversed if none is given)."""
         axes = _flat_arguments(axes) or tuple(reversed(range(self.ndim)))
         if sorted(a % self.ndim if self.ndim else a for a in axes) != list(range(self.ndim)):
@@ -286,18 +295,18 @@ class Tensor:
         return ops.Transpose(tuple(a % self.ndim for a in axes))(self)
 
     @property
-    def T(self):
+    def T(self) -> Tensor:
         """The axes reversed; for a matrix its transpose."""
         return self.transpose()
 
-    def flatten(self, start=0):
+    def flatten(self, start: int = 0) -> Tensor:
         """All axes from `start` on as one: (N, H, W, C).flatten(1) is (N, H*W*C)."""
         n = 1
         for length in self.shape[start:]:
             n *= length
         return self.reshape((*self.shape[:start], n))
 
-    def broadcast_to(self, shape):
+    def broadcast_to(self, shape: Sequence[int]) -> Tensor:
         """Repeated to `shape` by NumPy's rules."""
         shape = tuple(operator.index(n) for n in shape)
         try:
@@ -308,7 +317,7 @@ class Tensor:
             raise ValueError(f"broadcast_to: the shape {self.shape} can't be repeated to {shape}")
         return self if shape == self.shape else ops.BroadcastTo(shape)(self)
 
-    def clip(self, low=None, high=None):
+    def clip(self, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
         """Limited to [low, high]; the gradient passes where low <= x <= high. NaN stays NaN."""
         y = self
         for bound, limited in ((low, ops.Larger), (high, ops.Smaller)):
@@ -316,7 +325,7 @@ class Tensor:
                 y = limited()(y, self.like(bound))
         return y
 
-    def astype(self, dtype):
+    def astype(self, dtype: DType) -> Tensor:
         """The values in another float dtype; gradients come back in this one's."""
         dtype = np.dtype(dtype)
         if dtype not in FLOATS:
@@ -325,9 +334,10 @@ class Tensor:
 
 
 TensorLike = Tensor | Numbers  # what is made a tensor where one is wanted
+Gradients = tuple[Tensor | None, ...]  # of an op's inputs, as its backward gives them
 
 
-def as_tensor(value, like=None):
+def as_tensor(value: TensorLike, like: object = None) -> Tensor:
     """`value` as a Tensor: itself if it is one; numbers and arrays take on the dtype of `like`, if that is given."""
     if isinstance(value, Tensor):
         return value
@@ -387,7 +397,7 @@ def _flat_arguments(values):
     return tuple(operator.index(v) for v in values)
 
 
-def matmul(a, b):
+def matmul(a: TensorLike, b: TensorLike) -> Tensor:
     """The matrix product, as the operator @: c = a b.
 
     a: (..., M, K), b: (..., K, N); gives (..., M, N). As in NumPy a vector counts as one row (first) or one column

@@ -7,6 +7,8 @@ One step of gradient descent is `train_step`; `fit` repeats it over the batches 
     follows an epoch's checkpoint (evaluation, metrics, pictures) is simply done again on resuming there.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -16,21 +18,33 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from tinynet.autograd import no_grad
 from tinynet.checkpoint import load_checkpoint, read_description, save_checkpoint
-from tinynet.optim import clip_grad_norm
+from tinynet.data.loader import DataLoader
+from tinynet.nn import Module
+from tinynet.optim import Optimizer, clip_grad_norm
 from tinynet.safetensors import write_atomically
+from tinynet.tensor import Tensor
+from tinynet.typing import FilePath
+
+M = TypeVar("M", bound=Module)
+Row = dict[str, float]  # of metrics.csv
 
 CHECKPOINT, BEST, METRICS = "checkpoint.safetensors", "best.safetensors", "metrics.csv"
 
 
-def fit(model, optimizer, loader, loss_fn, *, epochs, out, schedule=None, clip_norm=None, evaluate=None,
-        follow=None, after_epoch=None, resume=False, config=None):
+def fit(model: M, optimizer: Optimizer, loader: DataLoader, loss_fn: Callable[[M, Any], Tensor], *, epochs: int,
+        out: FilePath, schedule: Callable[[int], float] | None = None, clip_norm: float | None = None,
+        evaluate: Callable[[M], dict[str, float]] | None = None, follow: tuple[str, Callable[..., Any]] | None = None,
+        after_epoch: Callable[[int, M, Row], object] | None = None, resume: bool = False,
+        config: dict[str, Any] | None = None) -> list[Row]:
     """Train `model` for `epochs` epochs; returns the history, a list of one dict for each epoch.
 
     - loader: a `data.DataLoader`; each batch is a tuple of ndarrays.
@@ -95,7 +109,8 @@ def fit(model, optimizer, loader, loss_fn, *, epochs, out, schedule=None, clip_n
     return progress.history
 
 
-def train_step(model, optimizer, batch, loss_fn, clip_norm, progress):
+def train_step(model: M, optimizer: Optimizer, batch: Any, loss_fn: Callable[[M, Any], Tensor], clip_norm: float | None,
+               progress: Progress) -> float:
     """One step of gradient descent on one batch; returns the loss before it."""
     optimizer.zero_grad()
     loss = loss_fn(model, batch)
@@ -109,7 +124,7 @@ def train_step(model, optimizer, batch, loss_fn, clip_norm, progress):
 
 
 @contextmanager
-def evaluating(model):
+def evaluating(model: Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode and no graph is recorded; afterwards it's in training mode."""
     model.eval()
     try:
@@ -127,19 +142,19 @@ class Progress:
     step: int = 0                   # all batches that are done
     loss_sum: float = 0.0           # over this epoch's samples so far
     samples: int = 0                # of this epoch so far
-    history: list = field(default_factory=list)     # the rows of metrics.csv
+    history: list[Row] = field(default_factory=list)     # the rows of metrics.csv
 
     @property
-    def mean_loss(self):
+    def mean_loss(self) -> float:
         return self.loss_sum / self.samples
 
-    def count(self, loss, samples, position):
+    def count(self, loss: float, samples: int, position: int) -> None:
         self.batch = position               # a batch of which nothing could be read was left out
         self.step += 1
         self.loss_sum += loss * samples     # the last batch may be smaller: weigh it by its samples
         self.samples += samples
 
-    def next_epoch(self):
+    def next_epoch(self) -> None:
         self.epoch += 1
         self.batch = self.samples = 0
         self.loss_sum = 0.0
@@ -147,7 +162,7 @@ class Progress:
 
 # Files
 
-def make_folder(out):
+def make_folder(out: FilePath) -> None:
     """Make the folder `out` if need be and try to write in it, to fail before the work; raises OSError."""
     try:
         os.makedirs(out, exist_ok=True)
@@ -159,7 +174,7 @@ def make_folder(out):
                       "give another one") from error
 
 
-def write_metrics(path, history):
+def write_metrics(path: FilePath, history: list[Row]) -> None:
     """Write the whole history as CSV, a column for each key, in one step: a reader never sees half a row.
 
     It is written anew after each epoch, so rows past a checkpoint vanish on resuming there by themselves.
@@ -254,17 +269,17 @@ class StopSignals:
 
     ECHO_SECONDS = 0.5          # launchers such as timeout pass on a signal that the whole group has got
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal = 0         # the number of the signal that came
         self.previous = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():       # Python allows it nowhere else
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
@@ -284,23 +299,23 @@ class Display:
 
     SECONDS = 10
 
-    def __init__(self, epochs, batches):
+    def __init__(self, epochs: int, batches: int) -> None:
         self.epochs = epochs
         self.batches = batches
         self.bar = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
-    def begin_epoch(self, progress):
+    def begin_epoch(self, progress: Progress) -> None:
         self.began = self.shown = time.monotonic()
         self.first_batch, self.first_sample = progress.batch, progress.samples
         tqdm = _find_tqdm()
@@ -308,7 +323,7 @@ class Display:
             self.bar = tqdm(total=self.batches, initial=progress.batch, desc=self._title(progress),
                             unit="batch", leave=False, dynamic_ncols=True, file=sys.stdout)
 
-    def show_batch(self, progress, lr):
+    def show_batch(self, progress: Progress, lr: float) -> None:
         text = f"loss {progress.mean_loss:.4g}  lr {lr:.3g}  {self._speed(progress):.0f} images/s"
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
@@ -320,7 +335,7 @@ class Display:
             print(f"{self._title(progress)}  batch {progress.batch}/{self.batches}  {text}  "
                   f"{seconds // 60:.0f}:{seconds % 60:02.0f} left", flush=True)
 
-    def end_epoch(self, progress, row):
+    def end_epoch(self, progress: Progress, row: Row) -> None:
         self.close()
         numbers = [f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "step")]
         seconds = time.monotonic() - self.began

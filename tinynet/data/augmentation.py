@@ -5,9 +5,10 @@ returns a new sample; it never writes into the one it got. Images are float32 (H
 Boxes are (x_min, y_min, x_max, y_max) in fractions of the image: (4,) for one object, or (n, 4) for many, with
 labels (n,) behind them.
 """
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -237,7 +238,7 @@ def move(name: str, sample: Sample, image: Callable[[Array], Array], mask: Calla
     does not know must not be left behind in silence. One box that is left with no area raises ValueError.
     """
     size = np.shape(sample[0])[:2]
-    old: Any = next((part for part in sample if _are_boxes(part)), None)
+    old = next((part for part in sample if _are_boxes(part)), None)
     new, kept = (None, None) if old is None else _cut(name, boxes(old).astype(old.dtype, copy=False))
     moved = []
     for position, part in enumerate(sample):

@@ -1,4 +1,6 @@
 """CamVid: street scenes with a class for every pixel, in the folder layout of the SegNet tutorial."""
+from __future__ import annotations
+
 import os
 from pathlib import Path, PurePosixPath
 

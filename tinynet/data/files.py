@@ -1,4 +1,6 @@
 """What the readers of data sets share: a look before a file is opened, bounded text, and bad files left out."""
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,6 @@
 """Reads image files into arrays with Pillow, asked for only here; says which file is broken and why."""
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,4 +1,6 @@
 """DataLoader: batches of a dataset, the same bits for any number of workers and from any batch on."""
+from __future__ import annotations
+
 import contextlib
 import time
 from collections import deque

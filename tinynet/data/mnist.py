@@ -1,4 +1,6 @@
 """MNIST: handwritten digits in the IDX files of LeCun's page, gzipped or not."""
+from __future__ import annotations
+
 import gzip
 import math
 import zlib

@@ -1,4 +1,6 @@
 """Scenes: generated street scenes with exact masks and boxes, so that examples run at once and offline."""
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np

@@ -1,4 +1,6 @@
 """Tiny ImageNet: photos of 64x64 pixels with one class and one box each, in the folder layout of CS231N."""
+from __future__ import annotations
+
 import re
 from pathlib import Path
 from typing import NamedTuple

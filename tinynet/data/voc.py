@@ -1,4 +1,6 @@
 """VOC: photos with boxes around their objects, in Pascal VOC's XML files."""
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Sequence

@@ -70,7 +70,9 @@ def sections(entry):
 
 
 def _arguments(thing):
-    text = str(inspect.signature(thing))
+    signature = inspect.signature(thing)
+    bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    text = str(signature.replace(parameters=bare, return_annotation=signature.empty))
     return re.sub(r"then=Then\([^)]*\)", "then=NOTHING", text)
 
 

@@ -1,5 +1,7 @@
 """The shapes nearest to one that a model can't take: found by trying, since a dry run costs next to nothing."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from itertools import product
 

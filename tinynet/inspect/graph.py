@@ -5,6 +5,8 @@ call takes a stretch of time, and the calls within it parts of this stretch: so 
 stand together, and the groups are nested as the calls were.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +31,7 @@ class Group(NamedTuple):
     """A call of a module, with the boxes (their numbers) and groups inside, in the order of time."""
 
     title: str
-    members: "list[int | Group]"
+    members: list[int | Group]
 
 
 class Graph:

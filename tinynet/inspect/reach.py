@@ -17,6 +17,8 @@ on where they lie: the size is that of the largest, or a little above. The stati
 on all pixels, are left out.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -38,7 +40,7 @@ class Field(NamedTuple):
     size: tuple[Fraction, ...] = (Fraction(1), Fraction(1))
     jump: tuple[Fraction, ...] = (Fraction(1), Fraction(1))
 
-    def seen_through(self, reach: Sequence[int], stride: Sequence[int | Fraction]) -> "Field":
+    def seen_through(self, reach: Sequence[int], stride: Sequence[int | Fraction]) -> Field:
         """The field of windows of `reach` of these pixels, which move by `stride` of them."""
         size = tuple(n + (k - 1) * j for n, k, j in zip(self.size, reach, self.jump, strict=True))
         return Field(size, tuple(j * s for j, s in zip(self.jump, stride, strict=True)))

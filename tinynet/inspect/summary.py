@@ -5,6 +5,8 @@ no op computes: each only tells the shape of its result (Op.dry_run). So any for
 at any size, at once; what it may not do is look at values, which are all zero.
 """
 
+from __future__ import annotations
+
 import html
 from typing import Any, NamedTuple
 
@@ -41,7 +43,7 @@ class Summary:
     output: the shape of the model's output (of several a tuple of shapes).
     """
 
-    def __init__(self, model: Module, shapes: list[Shape], watcher: "Watcher",
+    def __init__(self, model: Module, shapes: list[Shape], watcher: Watcher,
                  output: Shape | tuple[Shape, ...]) -> None:
         self.model, self.shapes, self.rows, self.output = type(model).__name__, shapes, watcher.rows, output
         self.parameters = sum(p.size for p in model.parameters())

@@ -5,6 +5,8 @@ in the file: the model is traced with two sizes, and whatever differs between th
 trace has other values too, so that a constant computed from the images is found out, not frozen.)
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -4,6 +4,8 @@ ONNX's image operators take (N, C, H, W), tinynet has (N, H, W, C). A value is k
 and transposed, once, where the other is asked for. So between one convolution and the next nothing is transposed.
 """
 
+from __future__ import annotations
+
 from types import ModuleType
 from typing import Any
 

@@ -1,5 +1,7 @@
 """ONNX's operators on images, (N, C, H, W) to (N, C, H, W): convolutions, pooling, normalisations, Resize."""
 
+from __future__ import annotations
+
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,7 @@ def _weight(node, w, module):
 
 
 @operator("Conv")
-def conv2d(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def conv2d(node: Node, inputs: list[Any], module: Imported) -> Any:
     x, w, *b = inputs
     x, w = last(x), _weight(node, w, module)
     stride, dilation = _pair(node, "strides"), _pair(node, "dilations")
@@ -56,7 +58,7 @@ def conv2d(node: "Node", inputs: list[Any], module: "Imported") -> Any:
 
 
 @operator("ConvTranspose")
-def conv_transpose2d(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def conv_transpose2d(node: Node, inputs: list[Any], module: Imported) -> Any:
     """Where output_shape is given, or SAME, the padding follows from it. What is too much is cut off afterwards."""
     x, w, *b = inputs
     x, w = last(x), _weight(node, w, module)
@@ -84,7 +86,7 @@ def conv_transpose2d(node: "Node", inputs: list[Any], module: "Imported") -> Any
 
 
 @operator("MaxPool")
-def max_pool2d(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def max_pool2d(node: Node, inputs: list[Any], module: Imported) -> Any:
     x, kernel, stride = last(inputs[0]), _pair(node, "kernel_shape"), _pair(node, "strides")
     x, padding = _padded(_float(x), kernel, _padding(node, x.shape[1:3], kernel, stride, (1, 1)), -math.inf)
     return Image(tn.max_pool2d(x, kernel, stride, padding))
@@ -98,7 +100,7 @@ def _padded(x, kernel, padding, value):
 
 
 @operator("AveragePool")
-def avg_pool2d(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def avg_pool2d(node: Node, inputs: list[Any], module: Imported) -> Any:
     """Unless the padding counts, divide by how much of each window lies in the image."""
     x, kernel, stride = last(inputs[0]), _pair(node, "kernel_shape"), _pair(node, "strides")
     padding = _padding(node, x.shape[1:3], kernel, stride, (1, 1))
@@ -115,7 +117,7 @@ def _pool_arguments(x, kernel, stride, padding):
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool")
-def global_pool(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def global_pool(node: Node, inputs: list[Any], module: Imported) -> Any:
     x = plain(inputs[0])
     axes = tuple(range(2, x.ndim))
     return x.mean(axes, keepdims=True) if node.kind == "GlobalAveragePool" else x.max(axes, keepdims=True)
@@ -133,7 +135,7 @@ def _as_before(y):
 
 
 @operator("BatchNormalization")
-def batch_norm(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def batch_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
     """In the module's training with the batch's statistics, whose running ones are moved if the module owns them."""
     x, weight, bias, mean, var = inputs
     eps, momentum = node.attributes.get("epsilon", 1e-5), node.attributes.get("momentum", 0.9)
@@ -155,14 +157,14 @@ def _trained(x, weight, bias, mean, var, momentum, eps):
 
 
 @operator("InstanceNormalization")
-def instance_norm(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def instance_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
     x, weight, bias = inputs
     x = _channels_last(x)
     return _as_before(tn.group_norm(x, x.shape[-1], weight, bias, node.attributes.get("epsilon", 1e-5)))
 
 
 @operator("GroupNormalization")
-def group_norm(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def group_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
     """A scale for each channel; up to opset 20 for each group."""
     x, weight, bias = inputs
     x, groups = _channels_last(x), node.attributes["num_groups"]
@@ -173,7 +175,7 @@ def group_norm(node: "Node", inputs: list[Any], module: "Imported") -> Any:
 
 
 @operator("LayerNormalization")
-def layer_norm(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def layer_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
     """Over the last axes from `axis` on; the mean and the reciprocal deviation too, where they are asked for."""
     x, weight, bias = (*(plain(each) for each in inputs), None)[:3]
     axis, eps = node.attributes.get("axis", -1) % x.ndim, node.attributes.get("epsilon", 1e-5)
@@ -189,7 +191,7 @@ def layer_norm(node: "Node", inputs: list[Any], module: "Imported") -> Any:
 
 
 @operator("Resize")
-def resize(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def resize(node: Node, inputs: list[Any], module: Imported) -> Any:
     x = last(inputs[0])
     _, scales, sizes = (*inputs[1:], None, None, None)[:3] if node.opset >= 11 else (None, inputs[1], None)
     axes = [int(axis) % 4 for axis in node.attributes.get("axes", range(4))]

@@ -1,5 +1,7 @@
 """ONNX files as trainable modules: the graph's nodes are run one after the other, each with tinynet's own function."""
 
+from __future__ import annotations
+
 import os
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ class Node(NamedTuple):
         return f"{self.kind} {self.name!r}" if self.name else f"{self.kind} (which makes {self.outputs[0]!r})"
 
 
-def load(path: FilePath) -> "Imported":
+def load(path: FilePath) -> Imported:
     """The model in an ONNX file, as a module: called with arrays or Tensors in the file's own layout, in its order.
 
     Its parameters have the names of the file's initialisers (convolutions' weights in tinynet's layout), its batch

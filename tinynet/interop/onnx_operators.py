@@ -4,6 +4,8 @@ Values are Tensors (floats), ndarrays (whole numbers, truths), or an Image: what
 channels last. It stays so through elementwise operators up to the next image operator.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -45,7 +47,7 @@ def last(value: Any) -> Any:
     return value.transpose(TO_LAST)
 
 
-def fault(node: "Node") -> str:
+def fault(node: Node) -> str:
     """Why a node can't be run, as far as one sees before it is."""
     if node.kind not in OPERATORS:
         return "tinynet has no such operator"
@@ -103,17 +105,17 @@ OPERATORS |= {
 
 
 @operator("Identity")
-def identity(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def identity(node: Node, inputs: list[Any], module: Imported) -> Any:
     return inputs[0]
 
 
 @operator("LeakyRelu")
-def leaky_relu(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def leaky_relu(node: Node, inputs: list[Any], module: Imported) -> Any:
     return unary(lambda x: tn.leaky_relu(x, node.attributes.get("alpha", 0.01)))(node, inputs, module)
 
 
 @operator("Gelu")
-def gelu(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def gelu(node: Node, inputs: list[Any], module: Imported) -> Any:
     def by_tanh(x):
         return x * (tn.tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)) + 1) * 0.5
     function = by_tanh if node.attributes.get("approximate") == "tanh" else tn.gelu
@@ -121,7 +123,7 @@ def gelu(node: "Node", inputs: list[Any], module: "Imported") -> Any:
 
 
 @operator("Clip")
-def clip(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def clip(node: Node, inputs: list[Any], module: Imported) -> Any:
     """The bounds are attributes up to opset 10, inputs since; where they cross, the upper one holds."""
     x, low, high = (*inputs, None, None)[:3]
     low, high = (node.attributes.get(name) if bound is None else bound.item()
@@ -130,7 +132,7 @@ def clip(node: "Node", inputs: list[Any], module: "Imported") -> Any:
 
 
 @operator("Dropout")
-def dropout(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def dropout(node: Node, inputs: list[Any], module: Imported) -> Any:
     """Trained, the module drops as it does; the file's own training_mode is refused, for its draws are others."""
     x, ratio, training = (*inputs, None, None)[:3]
     p = node.attributes.get("ratio", 0.5) if ratio is None else float(ratio.data)
@@ -203,13 +205,13 @@ OPERATORS |= {
 
 
 @operator("MatMul")
-def matmul(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def matmul(node: Node, inputs: list[Any], module: Imported) -> Any:
     a, b = (_float(plain(x)) for x in inputs)
     return tn.matmul(a, b)
 
 
 @operator("Gemm")
-def gemm(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def gemm(node: Node, inputs: list[Any], module: Imported) -> Any:
     """alpha a b + beta c, each transposed if asked for"""
     a, b, *c = (_float(plain(x)) for x in inputs if x is not None)
     attributes = node.attributes
@@ -220,7 +222,7 @@ def gemm(node: "Node", inputs: list[Any], module: "Imported") -> Any:
 
 
 @operator("Softmax", "LogSoftmax")
-def softmax(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def softmax(node: Node, inputs: list[Any], module: Imported) -> Any:
     """Along one axis; before opset 13 along it and all that follow."""
     x = _float(plain(inputs[0]))
     function = tn.softmax if node.kind == "Softmax" else tn.log_softmax
@@ -231,7 +233,7 @@ def softmax(node: "Node", inputs: list[Any], module: "Imported") -> Any:
 
 
 @operator("SoftmaxCrossEntropyLoss")
-def cross_entropy(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def cross_entropy(node: Node, inputs: list[Any], module: Imported) -> Any:
     """Of scores (N, K, ...), classes (N, ...) and, perhaps, a weight for each class."""
     scores, target, *weight = inputs
     x = _float(plain(scores))
@@ -258,7 +260,7 @@ REDUCTIONS = {
 
 
 @operator(*REDUCTIONS)
-def reduction(node: "Node", inputs: list[Any], module: "Imported") -> Any:
+def reduction(node: Node, inputs: list[Any], module: Imported) -> Any:
     """The axes are an input in newer opsets; without any it is all of them, or, if the node says so, none."""
     x = _float(plain(inputs[0]))
     axes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else node.attributes.get("axes", ())

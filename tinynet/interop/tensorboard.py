@@ -5,6 +5,8 @@ The event files stand beside metrics.csv, so runs have the names of their folder
 added: TensorBoard, which may be watching, never sees a point twice. Where a run was begun anew, its old files go.
 """
 
+from __future__ import annotations
+
 import argparse
 import csv
 import os

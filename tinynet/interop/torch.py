@@ -14,6 +14,8 @@ columns of a dense weight whose result becomes an image. Which these are is foun
 PyTorch itself isn't needed here: both sides meet in safetensors files (in PyTorch: safetensors.torch.save_file).
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from typing import NamedTuple

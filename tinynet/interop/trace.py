@@ -4,6 +4,8 @@ A value is known by its ndarray: `id(array)` is the same wherever it is used aga
 input of a call that is neither a call's output nor an input of the model is a parameter or a constant.
 """
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple

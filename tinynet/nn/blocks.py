@@ -1,8 +1,14 @@
 """Modules made of modules: one after the other, and a block with its input added."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
 from tinynet.autograd import is_dry_run
 from tinynet.nn.fusion import steps
 from tinynet.nn.module import Module, headline
+from tinynet.tensor import Tensor
 
 
 class Sequential(Module):
@@ -26,7 +32,7 @@ class Sequential(Module):
     Tensor([[1., 0., 0., 4.]])
     """
 
-    def __init__(self, *layers):
+    def __init__(self, *layers: Module) -> None:
         for index, layer in enumerate(layers):
             if not isinstance(layer, Module):
                 raise TypeError(f"Sequential: layer {index} is a {_kind(layer)}, but must be a Module; "
@@ -34,19 +40,19 @@ class Sequential(Module):
                                    "for a function take its module, such as nn.ReLU() for relu"))
             setattr(self, str(index), layer)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         layers = list(self)
         for layer, options in ((layer, {}) for layer in layers) if is_dry_run() else steps(layers):
             x = layer(x, **options)
         return x
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Module]:
         return (part for _, part in self._owned())
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice) -> Any:
         layers = list(self)
         return Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
 
@@ -72,14 +78,14 @@ class Residual(Module):
     Tensor([ 2., -2.])
     """
 
-    def __init__(self, body, shortcut=None):
+    def __init__(self, body: Module, shortcut: Module | None = None) -> None:
         for name, part in (("body", body), ("shortcut", shortcut)):
             if not isinstance(part, Module) and not (name == "shortcut" and part is None):
                 raise TypeError(f"Residual: {name} is a {_kind(part)}, but must be a Module")
         self.body = body
         self.shortcut = shortcut
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.body(x)
         short = x if self.shortcut is None else self.shortcut(x)
         if y.shape != short.shape:

@@ -11,10 +11,16 @@ for gradients: it then goes into the convolution's weight and bias, which change
 same bits as one layer after the other. Layers of other classes, subclasses too, stand alone.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 
 from tinynet.autograd import is_recording
 from tinynet.nn.layers import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d, ReLU
+from tinynet.nn.module import Module
 from tinynet.ops.convolution import Then
 from tinynet.shapes import pair
 from tinynet.tensor import as_tensor
@@ -26,7 +32,7 @@ FOLLOWERS = {
 }
 
 
-def steps(layers):
+def steps(layers: Sequence[Module]) -> Iterator[tuple[Module, dict[str, Any]]]:
     """(layer, options) of each call to be made: the options tell it to do those that follow, too.
 
     >>> from tinynet import nn
@@ -68,7 +74,7 @@ def _options(layer, found):
     return options
 
 
-def joined(layer, options):
+def joined(layer: Module, options: dict[str, Any]) -> str:
     """The classes of a layer and of the followers that a call with these options does, too.
 
     >>> from tinynet import nn

@@ -8,16 +8,19 @@ To use another start than a layer's own:
     layer.weight.data[...] = init.glorot_uniform(layer.weight.shape, *init.fans(layer.weight.shape))
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
 
 from tinynet import random
+from tinynet.typing import Array, Pair, Shape
 
 RELU_GAIN = math.sqrt(2)
 
 
-def fans(shape, groups=1, stride=1, transposed=False):
+def fans(shape: Shape, groups: int = 1, stride: Pair = 1, transposed: bool = False) -> tuple[float, float]:
     """(fan_in, fan_out): how many products an output value sums, how many output values an input value feeds.
 
     dense (I, O)                 fan_in = I                     fan_out = O
@@ -42,7 +45,7 @@ def fans(shape, groups=1, stride=1, transposed=False):
     return (fan_out, fan_in) if transposed else (fan_in, fan_out)
 
 
-def he_normal(shape, fan_in, gain=RELU_GAIN):
+def he_normal(shape: Shape, fan_in: float, gain: float = RELU_GAIN) -> Array:
     """w ~ N(0, gain^2 / fan_in); gain sqrt(2) is for ReLU, 1 for linear layers.
 
     He et al., Delving Deep into Rectifiers (2015), arXiv:1502.01852.
@@ -50,12 +53,12 @@ def he_normal(shape, fan_in, gain=RELU_GAIN):
     return _normal(shape, gain / math.sqrt(_positive(fan_in, "he_normal")))
 
 
-def he_uniform(shape, fan_in, gain=RELU_GAIN):
+def he_uniform(shape: Shape, fan_in: float, gain: float = RELU_GAIN) -> Array:
     """w ~ U(-a, a) with a = gain sqrt(3 / fan_in): the variance of he_normal."""
     return _uniform(shape, gain * math.sqrt(3 / _positive(fan_in, "he_uniform")))
 
 
-def glorot_normal(shape, fan_in, fan_out, gain=1.0):
+def glorot_normal(shape: Shape, fan_in: float, fan_out: float, gain: float = 1.0) -> Array:
     """w ~ N(0, 2 gain^2 / (fan_in + fan_out)): the mean of what the forward and the backward pass would like.
 
     Glorot and Bengio, Understanding the Difficulty of Training Deep Feedforward Neural Networks (2010).
@@ -63,12 +66,12 @@ def glorot_normal(shape, fan_in, fan_out, gain=1.0):
     return _normal(shape, gain * math.sqrt(2 / _positive(fan_in + fan_out, "glorot_normal")))
 
 
-def glorot_uniform(shape, fan_in, fan_out, gain=1.0):
+def glorot_uniform(shape: Shape, fan_in: float, fan_out: float, gain: float = 1.0) -> Array:
     """w ~ U(-a, a) with a = gain sqrt(6 / (fan_in + fan_out)): the variance of glorot_normal."""
     return _uniform(shape, gain * math.sqrt(6 / _positive(fan_in + fan_out, "glorot_uniform")))
 
 
-def bilinear(shape):
+def bilinear(shape: Shape) -> Array:
     """The weight (KH, KW, O/groups, C) with which a transposed convolution interpolates each channel.
 
     w[u, v, c, c] = (1 - |u - m| / f) (1 - |v - m| / f)

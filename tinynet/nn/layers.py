@@ -5,14 +5,19 @@ start at He normal with fan_in and the gain of ReLU, biases at 0 (see nn.init). 
 Module.astype changes that.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from tinynet import ops
 from tinynet.nn import init
 from tinynet.nn.module import Module, Parameter
-from tinynet.ops.convolution import NOTHING
+from tinynet.ops.convolution import NOTHING, Then
 from tinynet.shapes import conv_geometry, integer, output_padding_for, padding_pairs, pair
-from tinynet.tensor import as_tensor
+from tinynet.tensor import Tensor, as_tensor
+from tinynet.typing import Mode, Padding, Pair
 
 
 class Conv2d(Module):
@@ -28,8 +33,8 @@ class Conv2d(Module):
     array([[[[14., -5.]]]], dtype=float32)
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
-                 bias=True):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Padding = 0,
+                 dilation: Pair = 1, groups: int = 1, bias: bool = True) -> None:
         self.in_channels, self.out_channels = _channels("Conv2d", in_channels, out_channels, groups)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.dilation, self.groups = dilation, groups
@@ -40,7 +45,8 @@ class Conv2d(Module):
         self.weight = Parameter(init.he_normal(shape, fan_in))
         self.bias = _zeros(out_channels) if bias else None
 
-    def forward(self, x, parameters=None, then=NOTHING):
+    def forward(self, x: Tensor, parameters: tuple[Tensor, Tensor | None] | None = None,
+                then: Then = NOTHING) -> Tensor:
         """parameters: (weight, bias) in place of the layer's own; then: what to do before y is written."""
         weight, bias = parameters or (self.weight, self.bias)
         return ops.conv2d(x, weight, bias, stride=self.stride, padding=self.padding,
@@ -63,8 +69,8 @@ class ConvTranspose2d(Module):
            [ 3.,  4., 30., 40.]], dtype=float32)
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0,
-                 groups=1, bias=True, dilation=1):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = 1, padding: Padding = 0,
+                 output_padding: Pair = 0, groups: int = 1, bias: bool = True, dilation: Pair = 1) -> None:
         name = "ConvTranspose2d"
         self.in_channels, self.out_channels = _channels(name, in_channels, out_channels, groups)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
@@ -77,7 +83,8 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(init.he_normal(shape, fan_in))
         self.bias = _zeros(out_channels) if bias else None
 
-    def forward(self, x, output_size=None, parameters=None, then=NOTHING):
+    def forward(self, x: Tensor, output_size: Pair | None = None,
+                parameters: tuple[Tensor, Tensor | None] | None = None, then: Then = NOTHING) -> Tensor:
         """parameters: (weight, bias) in place of the layer's own; then: what to do before y is written."""
         weight, bias = parameters or (self.weight, self.bias)
         geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation,
@@ -100,14 +107,14 @@ class Dense(Module):
     array([[41., 52., 63.]], dtype=float32)
     """
 
-    def __init__(self, in_features, out_features, bias=True):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         self.in_features = integer(in_features, "Dense", "in_features", 1)
         self.out_features = integer(out_features, "Dense", "out_features", 1)
         shape = (in_features, out_features)
         self.weight = Parameter(init.he_normal(shape, init.fans(shape)[0]))
         self.bias = _zeros(out_features) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not x.ndim or x.shape[-1] != self.in_features:
             flat = x.ndim > 2 and x.size == x.shape[0] * self.in_features
             raise ValueError(f"Dense: x of shape {x.shape} has {x.shape[-1] if x.ndim else 'no'} features, "
@@ -126,7 +133,7 @@ class Flatten(Module):
     Tensor([[1., 2., 3., 4.]])
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.flatten(x)
 
 
@@ -138,7 +145,7 @@ class ReLU(Module):
     Tensor([0., 0., 2.])
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.relu(x)
 
 
@@ -150,10 +157,10 @@ class LeakyReLU(Module):
     Tensor([-0.25,  0.  ,  2.  ])
     """
 
-    def __init__(self, negative_slope=0.01):
+    def __init__(self, negative_slope: float = 0.01) -> None:
         self.negative_slope = _number("LeakyReLU", "negative_slope", negative_slope)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.leaky_relu(x, self.negative_slope)
 
 
@@ -165,7 +172,7 @@ class Sigmoid(Module):
     Tensor([0.5..., 0.8807...])
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.sigmoid(x)
 
 
@@ -177,7 +184,7 @@ class Tanh(Module):
     Tensor([0..., 0.46211...])
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.tanh(x)
 
 
@@ -189,14 +196,14 @@ class GELU(Module):
     Tensor([-0.15865...,  0...,  0.84134...])
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.gelu(x)
 
 
 class _Pool2d(Module):
     """What the two poolings share: a window kernel_size, moved by stride (by default its own size)."""
 
-    def __init__(self, kernel_size, stride=None, padding=0):
+    def __init__(self, kernel_size: Pair, stride: Pair | None = None, padding: Padding = 0) -> None:
         name = type(self).__name__
         kernel = pair(kernel_size, name, "kernel_size")
         strides = kernel if stride is None else pair(stride, name, "stride")
@@ -212,7 +219,7 @@ class MaxPool2d(_Pool2d):
     Tensor([[4., 7.]])
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.max_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
@@ -224,7 +231,7 @@ class AvgPool2d(_Pool2d):
     Tensor([[2.5, 4.5]])
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.avg_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
@@ -238,13 +245,13 @@ class Upsample(Module):
     Tensor([1. , 1.5, 2.5, 3. ])
     """
 
-    def __init__(self, scale_factor, mode="nearest"):
+    def __init__(self, scale_factor: Pair, mode: Mode = "nearest") -> None:
         pair(scale_factor, "Upsample", "scale_factor")
         if mode not in ("nearest", "bilinear"):
             raise ValueError(f'Upsample: mode is {mode!r}, but must be "nearest" or "bilinear"')
         self.scale_factor, self.mode = scale_factor, mode
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
             raise ValueError(f"Upsample: x has shape {x.shape}, but must be images (N, H, W, C)")
         scale_h, scale_w = pair(self.scale_factor, "Upsample", "scale_factor")
@@ -266,7 +273,7 @@ class BatchNorm2d(Module):
     array([0.2], dtype=float32)
     """
 
-    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True):
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
         self.num_features = integer(num_features, "BatchNorm2d", "num_features", 1)
         self.eps = _number("BatchNorm2d", "eps", eps, minimum=0)
         self.momentum = _number("BatchNorm2d", "momentum", momentum, minimum=0, maximum=1)
@@ -275,7 +282,7 @@ class BatchNorm2d(Module):
         self.running_mean = np.zeros(num_features, np.float32)
         self.running_var = np.ones(num_features, np.float32)
 
-    def forward(self, x, relu=False):
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
         """relu: max(y, 0) in the same passes over memory."""
         return ops.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
                               self.momentum, self.eps, relu=relu)
@@ -291,7 +298,7 @@ class GroupNorm(Module):
     array([[-0.5, -0.5,  1. ,  1. , -0.5, -0.5]], dtype=float32)
     """
 
-    def __init__(self, num_groups, num_channels, eps=1e-5, affine=True):
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
         self.num_groups = integer(num_groups, "GroupNorm", "num_groups", 1)
         self.num_channels = integer(num_channels, "GroupNorm", "num_channels", 1)
         if num_channels % num_groups:
@@ -300,7 +307,7 @@ class GroupNorm(Module):
         self.affine = affine
         self.weight, self.bias = _scale_and_shift(num_channels, affine)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
@@ -315,7 +322,7 @@ class LayerNorm(Module):
            [ 1. , -0.5, -0.5]], dtype=float32)
     """
 
-    def __init__(self, normalized_shape, eps=1e-5, affine=True):
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, affine: bool = True) -> None:
         sizes = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
         if not sizes:
             raise ValueError("LayerNorm: normalized_shape is empty; give the sizes of the last axes of x")
@@ -324,7 +331,7 @@ class LayerNorm(Module):
         self.affine = affine
         self.weight, self.bias = _scale_and_shift(self.normalized_shape, affine)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
@@ -339,12 +346,12 @@ class Dropout(Module):
     Tensor([2., 4., 6., 0.])
     """
 
-    def __init__(self, p=0.5):
+    def __init__(self, p: float = 0.5) -> None:
         self.p = _number("Dropout", "p", p, minimum=0)
         if p >= 1:
             raise ValueError(f"Dropout: p is {p}, but must be less than 1 (at 1 nothing would pass)")
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.dropout(x, self.p, self.training)
 
 
@@ -367,7 +374,7 @@ def _number(layer, name, value, minimum=float("-inf"), maximum=float("inf")):
     return float(value)
 
 
-def _zeros(size):
+def _zeros(size: int | Sequence[int]) -> Parameter:
     return Parameter(np.zeros(size, np.float32))
 
 

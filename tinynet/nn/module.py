@@ -12,13 +12,18 @@ error. Python has one place that knows when the outermost __init__ has returned,
 that is where ModuleType closes them; and __new__ opens them, so a subclass need not call super().__init__().
 """
 
+from __future__ import annotations
+
 import difflib
 import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import numpy as np
 
 from tinynet.autograd import running
-from tinynet.tensor import Tensor
+from tinynet.tensor import Tensor, TensorLike
+from tinynet.typing import Array, DType
 
 LOCKED = "locked: a live graph still needs its values; finish backward() or drop the graph's outputs first"
 
@@ -34,30 +39,30 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, data, dtype=None):
+    def __init__(self, data: TensorLike, dtype: DType | None = None) -> None:
         if isinstance(data, Tensor):
             data = data.data
         if isinstance(data, np.ndarray):
             data = np.require(data, requirements="C")      # optimisers update it as one flat run
         super().__init__(data, requires_grad=True, dtype=dtype)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Parameter, (self.data,)
 
 
 class ModuleType(type):
     """The class of module classes: closes a module's attributes when its constructor has returned."""
 
-    def __call__(cls, *args, **kwargs):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         module = super().__call__(*args, **kwargs)
         module.__dict__["_closed"] = True
         return module
 
     @property
-    def __signature__(cls):
+    def __signature__(cls) -> inspect.Signature:
         """The arguments of __init__, so that help(nn.Conv2d) doesn't show those of __call__ above."""
         signature = inspect.signature(cls.__init__)
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
+        return signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=signature.empty)
 
 
 class Module(metaclass=ModuleType):
@@ -76,18 +81,20 @@ class Module(metaclass=ModuleType):
     AttributeError: Scale has no attribute 'wieght'; near names: weight
     """
 
-    def __new__(cls, *args, **kwargs):
+    training: bool
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         module = super().__new__(cls)
         module.__dict__.update(training=True, _closed=False)
         return module
 
-    def __init__(self):
+    def __init__(self) -> None:
         """Nothing to do; it is here so that arguments which a class does not take are an error."""
 
     def forward(self, *inputs):
         raise NotImplementedError(f"{type(self).__name__} has no forward; define forward(self, x) in it")
 
-    def __call__(self, *inputs, **options):
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         outer = running.call
         running.call = call = (self, outer)
         try:
@@ -102,21 +109,23 @@ class Module(metaclass=ModuleType):
 
     # Attributes
 
-    def __getattr__(self, name):      # Python asks here only after it found nothing
-        if hasattr(type(self), name):
-            return object.__getattribute__(self, name)  # a property whose own code failed: show that error
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{_near(self, name)}")
+    if not TYPE_CHECKING:  # which of itself tells what is no attribute, and with these would take any name for one
 
-    def __setattr__(self, name, value):
-        attributes = vars(self)
-        if name in attributes:
-            self._check_kind(name, attributes[name], value)
-        elif self._closed and not hasattr(type(self), name):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to assign"
-                                 f"{_near(self, name)}; make it in __init__, say as self.{name} = None")
-        if not self._closed:
-            _check_findable(self, name, value)
-        object.__setattr__(self, name, value)
+        def __getattr__(self, name: str) -> Any:      # Python asks here only after it found nothing
+            if hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # a property whose own code failed: show that error
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{_near(self, name)}")
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            attributes = vars(self)
+            if name in attributes:
+                self._check_kind(name, attributes[name], value)
+            elif self._closed and not hasattr(type(self), name):
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to assign"
+                                     f"{_near(self, name)}; make it in __init__, say as self.{name} = None")
+            if not self._closed:
+                _check_findable(self, name, value)
+            object.__setattr__(self, name, value)
 
     def _check_kind(self, name, old, new):
         """A parameter, buffer or module gives way only to one of its kind: else it would be lost silently."""
@@ -128,7 +137,7 @@ class Module(metaclass=ModuleType):
 
     # What the module owns
 
-    def _owned(self):
+    def _owned(self) -> Iterator[tuple[str, Any]]:
         """(name, value) of each Parameter, buffer and direct part, in the order of assignment."""
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
@@ -136,7 +145,7 @@ class Module(metaclass=ModuleType):
             else:
                 yield from _walk(name, value)
 
-    def named_modules(self):
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of this module, named "", and of all its parts, depth first; a shared one once.
 
         >>> from tinynet import nn
@@ -145,7 +154,7 @@ class Module(metaclass=ModuleType):
         """
         yield from self._named_modules("", set())
 
-    def _named_modules(self, prefix, seen):
+    def _named_modules(self, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
         if id(self) in seen:
             return
         seen.add(id(self))
@@ -154,19 +163,19 @@ class Module(metaclass=ModuleType):
             if isinstance(value, Module):
                 yield from value._named_modules(_join(prefix, name), seen)
 
-    def modules(self):
+    def modules(self) -> Iterator[Module]:
         """This module and all its parts, depth first; a shared one once."""
         return (module for _, module in self.named_modules())
 
-    def named_parameters(self):
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(name, parameter) of this module and all its parts; a shared one once, under its first name."""
         return ((name, value) for name, value in self._state() if isinstance(value, Parameter))
 
-    def parameters(self):
+    def parameters(self) -> Iterator[Parameter]:
         """The parameters of this module and all its parts, each once: what an optimiser takes."""
         return (parameter for _, parameter in self.named_parameters())
 
-    def _state(self):
+    def _state(self) -> Iterator[tuple[str, Any]]:
         """(name, Parameter or buffer) of this module and all its parts, each once, under its first name."""
         seen = set()
         for prefix, module in self.named_modules():
@@ -177,7 +186,7 @@ class Module(metaclass=ModuleType):
 
     # State
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Array]:
         """{name: ndarray} of all parameters and buffers: copies, which training on doesn't change.
 
         >>> from tinynet import nn
@@ -186,7 +195,7 @@ class Module(metaclass=ModuleType):
         """
         return {name: _array(value).copy() for name, value in self._state()}
 
-    def load_state_dict(self, state, strict=True):
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> tuple[list[str], list[str]]:
         """Copies a state's arrays into the parameters and buffers.
 
         Everything wrong with it, names missing or unexpected, shapes, dtypes, arrays locked by a live graph,
@@ -208,7 +217,7 @@ class Module(metaclass=ModuleType):
             own[name][...] = state[name]
         return missing, unexpected
 
-    def astype(self, dtype):
+    def astype(self, dtype: DType) -> Self:
         """Converts all float parameters and buffers, in this module; drops the gradients; returns the module.
 
         float64 is for gradient checks. Make the optimiser afterwards: its state has the parameters' dtype.
@@ -227,19 +236,19 @@ class Module(metaclass=ModuleType):
                     setattr(module, name, value.astype(dtype))
         return self
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         """Sets training mode (batch_norm and dropout differ) in this module and all its parts; returns it."""
         for module in self.modules():
             module.training = bool(mode)
         return self
 
-    def eval(self):
+    def eval(self) -> Self:
         """Sets evaluation mode: batch_norm uses running statistics, dropout does nothing; returns it."""
         return self.train(False)
 
     # Text
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         count = sum(parameter.size for parameter in self.parameters())
         parts = [(name, value) for name, value in self._owned() if isinstance(value, Module)]
         comment = f"  # {count:,} parameter{'s' * (count != 1)}" if count else ""
@@ -249,7 +258,7 @@ class Module(metaclass=ModuleType):
         return f"{headline(self)[:-1]}{comment}\n  " + "\n  ".join(lines) + "\n)"
 
 
-def headline(module):
+def headline(module: Module) -> str:
     """The constructor's call as far as the attributes tell it, without what is at its default.
 
     An argument is shown if an attribute of its name holds a plain value: a number, a string, a tuple of such.

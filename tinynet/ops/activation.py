@@ -1,5 +1,7 @@
 """Activations: relu leaky_relu sigmoid tanh softplus gelu silu softmax log_softmax dropout."""
 
+from __future__ import annotations
+
 import math
 import operator
 
@@ -10,7 +12,8 @@ from tinynet.kernels import activation as kernels
 from tinynet.kernels.elementwise import multiply
 from tinynet.ops.arithmetic import exp
 from tinynet.random import generator
-from tinynet.tensor import as_tensor
+from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
+from tinynet.typing import Array
 
 
 class Relu(Op):
@@ -18,10 +21,10 @@ class Relu(Op):
 
     keeps = ("output",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return kernels.relu(x)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return ReluGrad()(gy, self.output.detach())
 
 
@@ -33,36 +36,36 @@ class ReluGrad(Op):
 
     keeps = ("y",)
 
-    def __init__(self, in_place=False):
+    def __init__(self, in_place: bool = False) -> None:
         self.in_place = in_place
 
-    def forward(self, gy, y):
+    def forward(self, gy: Array, y: Array) -> Array:
         return kernels.relu_grad(gy, y, self.in_place)
 
-    def backward(self, ggx):
+    def backward(self, ggx: Tensor) -> Gradients:
         return ReluGrad()(ggx, self.y), None
 
 
 class Gate(Op):
     """y = g x for a constant array g of x's shape;  gx = g gy"""
 
-    def __init__(self, gate):
+    def __init__(self, gate: Array) -> None:
         self.gate = gate
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return multiply(x, self.gate)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return Gate(self.gate)(gy)
 
 
 class Dropout(Gate):
     """y = g x with g = 0 with probability p, else 1 / (1 - p), drawn anew;  gx = g gy"""
 
-    def __init__(self, p):
+    def __init__(self, p: float) -> None:
         self.p = p
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         stays = generator().random(x.shape, dtype=np.float32) >= self.p  # the same draws for float64
         self.gate = stays * np.array(1 / (1 - self.p) if self.p < 1 else 0, x.dtype)
         return super().forward(x)
@@ -71,14 +74,14 @@ class Dropout(Gate):
 class LeakyRelu(Op):
     """y = g x  with  g = 1 for x > 0, else the slope;  gx = g gy"""
 
-    def __init__(self, slope):
+    def __init__(self, slope: float) -> None:
         self.slope = slope
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         self.gate = np.where(x > 0, x.dtype.type(1), x.dtype.type(self.slope))
         return multiply(x, self.gate)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return Gate(self.gate)(gy)
 
 
@@ -87,10 +90,10 @@ class Sigmoid(Op):
 
     keeps = ("output",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return kernels.sigmoid(x)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return SigmoidGrad()(gy, self.output)
 
 
@@ -99,10 +102,10 @@ class SigmoidGrad(Op):
 
     keeps = ("gy", "y")
 
-    def forward(self, gy, y):
+    def forward(self, gy: Array, y: Array) -> Array:
         return kernels.sigmoid_grad(gy, y)
 
-    def backward(self, v):
+    def backward(self, v: Tensor) -> Gradients:
         return SigmoidGrad()(v, self.y), v * self.gy * (1 - 2 * self.y) if self.needs[1] else None
 
 
@@ -111,10 +114,10 @@ class Tanh(Op):
 
     keeps = ("output",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return kernels.tanh(x)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return TanhGrad()(gy, self.output)
 
 
@@ -123,10 +126,10 @@ class TanhGrad(Op):
 
     keeps = ("gy", "y")
 
-    def forward(self, gy, y):
+    def forward(self, gy: Array, y: Array) -> Array:
         return kernels.tanh_grad(gy, y)
 
-    def backward(self, v):
+    def backward(self, v: Tensor) -> Gradients:
         return TanhGrad()(v, self.y), v * self.gy * (-2 * self.y) if self.needs[1] else None
 
 
@@ -135,10 +138,10 @@ class Softplus(Op):
 
     keeps = ("x",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return gy * sigmoid(self.x)
 
 
@@ -147,10 +150,10 @@ class NormalCdf(Op):
 
     keeps = ("x",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return kernels.normal_cdf(x)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         x = self.x
         return gy * (exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
 
@@ -160,15 +163,15 @@ class Softmax(Op):
 
     keeps = ("output",)
 
-    def __init__(self, axis):
+    def __init__(self, axis: int) -> None:
         self.axis = axis
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         with np.errstate(invalid="ignore"):  # Inf - Inf is NaN, and travels
             e = np.exp(x - x.max(self.axis, keepdims=True))
         return e / e.sum(self.axis, keepdims=True)
 
-    def backward(self, gp):
+    def backward(self, gp: Tensor) -> Tensor:
         p = self.output
         return p * (gp - (gp * p).sum(self.axis, keepdims=True))
 
@@ -178,19 +181,19 @@ class LogSoftmax(Op):
 
     keeps = ("output",)
 
-    def __init__(self, axis):
+    def __init__(self, axis: int) -> None:
         self.axis = axis
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         with np.errstate(invalid="ignore"):
             z = x - x.max(self.axis, keepdims=True)
         return z - np.log(np.exp(z).sum(self.axis, keepdims=True))
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return gy - exp(self.output) * gy.sum(self.axis, keepdims=True)
 
 
-def relu(x):
+def relu(x: TensorLike) -> Tensor:
     """The rectifier, of any shape: y = max(x, 0). NaN stays NaN; the gradient at 0 is 0.
 
     >>> relu([-1.0, 0.0, 2.0])
@@ -199,7 +202,7 @@ def relu(x):
     return Relu()(as_tensor(x))
 
 
-def leaky_relu(x, negative_slope=0.01):
+def leaky_relu(x: TensorLike, negative_slope: float = 0.01) -> Tensor:
     """The rectifier that leaks, of any shape: y = x for x > 0, else negative_slope * x (whose gradient holds at 0 too).
 
     >>> leaky_relu([-1.0, 0.0, 2.0], 0.25)
@@ -208,7 +211,7 @@ def leaky_relu(x, negative_slope=0.01):
     return LeakyRelu(float(negative_slope))(as_tensor(x))
 
 
-def sigmoid(x):
+def sigmoid(x: TensorLike) -> Tensor:
     """The logistic function, of any shape: y = 1 / (1 + e^-x), without overflow for any x.
 
     >>> sigmoid([-1000.0, 0.0, 2.0])
@@ -217,7 +220,7 @@ def sigmoid(x):
     return Sigmoid()(as_tensor(x))
 
 
-def tanh(x):
+def tanh(x: TensorLike) -> Tensor:
     """The hyperbolic tangent, of any shape: y = (e^x - e^-x) / (e^x + e^-x), without overflow for any x.
 
     >>> tanh([-1000.0, 0.0, 0.5])
@@ -226,7 +229,7 @@ def tanh(x):
     return Tanh()(as_tensor(x))
 
 
-def softplus(x):
+def softplus(x: TensorLike) -> Tensor:
     """The smooth rectifier, of any shape: y = ln(1 + e^x), without overflow for any x.
 
     >>> softplus([-1000.0, 0.0, 100.0])
@@ -235,7 +238,7 @@ def softplus(x):
     return Softplus()(as_tensor(x))
 
 
-def gelu(x):
+def gelu(x: TensorLike) -> Tensor:
     """The Gaussian error linear unit, exact: y = x P(X <= x) = x (1 + erf(x / sqrt 2)) / 2, X being normal.
 
     gx = gy (P(X <= x) + x e^(-x^2 / 2) / sqrt(2 pi))
@@ -250,7 +253,7 @@ def gelu(x):
     return x * NormalCdf()(x)
 
 
-def silu(x):
+def silu(x: TensorLike) -> Tensor:
     """The sigmoid-weighted linear unit, also called swish: y = x / (1 + e^-x) = x s with s = sigmoid(x).
 
     gx = gy (s + x s (1 - s))
@@ -265,7 +268,7 @@ def silu(x):
     return x * sigmoid(x)
 
 
-def softmax(x, axis=-1):
+def softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """Positive numbers that sum to 1 along `axis`: p_k = e^x_k / sum_j e^x_j, without overflow for any x.
 
     x: of any shape with that axis, which p has too. Raises ValueError if x has no such axis, or one of length 0.
@@ -277,7 +280,7 @@ def softmax(x, axis=-1):
     return Softmax(_axis("softmax", x, axis))(x)
 
 
-def log_softmax(x, axis=-1):
+def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """The logarithm of softmax, exact where softmax would be 0: y_k = x_k - ln sum_j e^x_j along `axis`.
 
     x: of any shape with that axis, which y has too. Raises ValueError if x has no such axis, or one of length 0.
@@ -289,7 +292,7 @@ def log_softmax(x, axis=-1):
     return LogSoftmax(_axis("log_softmax", x, axis))(x)
 
 
-def dropout(x, p=0.5, training=True):
+def dropout(x: TensorLike, p: float = 0.5, training: bool = True) -> Tensor:
     """In training, each element becomes 0 with probability p, else x / (1 - p), so that its mean stays.
 
         y = g x      with g = 0 with probability p, else 1 / (1 - p), drawn anew for each element

@@ -1,10 +1,14 @@
 """Functions of single elements: exp log sqrt abs maximum minimum where clip."""
 
+from __future__ import annotations
+
 import numpy as np
+import numpy.typing as npt
 
 from tinynet.autograd import Op
 from tinynet.operators import Larger, Smaller, Where
-from tinynet.tensor import as_tensor
+from tinynet.tensor import Tensor, TensorLike, as_tensor
+from tinynet.typing import Array
 
 
 class Exp(Op):
@@ -12,10 +16,10 @@ class Exp(Op):
 
     keeps = ("output",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return np.exp(x)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return gy * self.output
 
 
@@ -24,10 +28,10 @@ class Log(Op):
 
     keeps = ("x",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return np.log(x)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return gy / self.x
 
 
@@ -36,10 +40,10 @@ class Sqrt(Op):
 
     keeps = ("output",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return np.sqrt(x)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return gy / (self.output * 2)
 
 
@@ -48,14 +52,14 @@ class Abs(Op):
 
     keeps = ("x",)
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return np.abs(x)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return gy * gy.wrap(np.sign(self.x.array))
 
 
-def exp(x):
+def exp(x: TensorLike) -> Tensor:
     """e to the power of each element, of any shape: y = e^x.
 
     >>> exp([0.0, 1.0])
@@ -64,7 +68,7 @@ def exp(x):
     return Exp()(as_tensor(x))
 
 
-def log(x):
+def log(x: TensorLike) -> Tensor:
     """The natural logarithm of each element, of any shape: y = ln x; -Inf at 0, NaN below.
 
     >>> log([1.0, 10.0])
@@ -73,7 +77,7 @@ def log(x):
     return Log()(as_tensor(x))
 
 
-def sqrt(x):
+def sqrt(x: TensorLike) -> Tensor:
     """The square root of each element, of any shape: y = sqrt(x); NaN below 0. Its gradient at 0 is Inf.
 
     >>> sqrt([4.0, 9.0])
@@ -82,7 +86,7 @@ def sqrt(x):
     return Sqrt()(as_tensor(x))
 
 
-def abs(x):
+def abs(x: TensorLike) -> Tensor:
     """The absolute value of each element, of any shape: y = |x|; the gradient at 0 is 0.
 
     >>> abs([-2.0, 3.0])
@@ -91,7 +95,7 @@ def abs(x):
     return Abs()(as_tensor(x))
 
 
-def maximum(x, y):
+def maximum(x: TensorLike, y: TensorLike) -> Tensor:
     """The larger of x and y, element by element: z = max(x, y). NaN if either is; equal: x gets the gradient.
 
     x, y: of shapes that broadcast together, to that of z.
@@ -102,7 +106,7 @@ def maximum(x, y):
     return Larger()(*_both(x, y))
 
 
-def minimum(x, y):
+def minimum(x: TensorLike, y: TensorLike) -> Tensor:
     """The smaller of x and y, element by element: z = min(x, y). NaN if either is; equal: x gets the gradient.
 
     x, y: of shapes that broadcast together, to that of z.
@@ -113,7 +117,7 @@ def minimum(x, y):
     return Smaller()(*_both(x, y))
 
 
-def where(condition, x, y):
+def where(condition: npt.ArrayLike, x: TensorLike, y: TensorLike) -> Tensor:
     """One of two values, element by element: z = x where the condition holds, y elsewhere.
 
     condition (bool), x, y: of shapes that broadcast together, to that of z. The condition gets no gradient.
@@ -128,7 +132,7 @@ def where(condition, x, y):
     return Where(condition)(*_both(x, y))
 
 
-def clip(x, low=None, high=None):
+def clip(x: TensorLike, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
     """Each element, of any shape, limited to [low, high]: y = min(max(x, low), high).
 
     gx = gy where low <= x <= high, 0 elsewhere

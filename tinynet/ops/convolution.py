@@ -18,6 +18,8 @@ What follows a convolution can be done to each of its pixels while they are at h
 saves a journey to the memory and back, which takes longer than the work. `then` tells what; nn.Sequential finds out.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from tinynet.autograd import Op
@@ -25,8 +27,9 @@ from tinynet.kernels import convolution as kernels
 from tinynet.kernels.reduction import sum_rows
 from tinynet.ops.activation import ReluGrad
 from tinynet.ops.pooling import MaxPoolGrad, Window
-from tinynet.shapes import conv2d_shapes, conv_transpose2d_shapes
-from tinynet.tensor import as_tensor
+from tinynet.shapes import Geometry, conv2d_shapes, conv_transpose2d_shapes
+from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
+from tinynet.typing import Array, Padding, Pair, Shape
 
 
 class Then(NamedTuple):
@@ -44,11 +47,11 @@ class Gather(Op):
 
     gives_new = True
 
-    def __init__(self, geometry, out_hw, then=NOTHING):
+    def __init__(self, geometry: Geometry, out_hw: tuple[int, int], then: Then = NOTHING) -> None:
         self.geometry, self.out_hw, self.then = geometry, out_hw, then
         self.keeps = ("x", "w", "output") if then.relu else ("x", "w")
 
-    def forward(self, x, w, b=None):
+    def forward(self, x: Array, w: Array, b: Array | None = None) -> Array:
         self.x_hw, self.w_hw = x.shape[1:3], w.shape[:2]
         result = kernels.gather(x, w, b, self.geometry, self.out_hw, *self.then)
         if not self.then.pool:
@@ -58,10 +61,10 @@ class Gather(Op):
             self.places = places
         return y
 
-    def output_shape(self, x, w, b=None):
+    def output_shape(self, x: Shape, w: Shape, b: Shape | None = None) -> Shape:
         return x[0], *(n // 2 if self.then.pool else n for n in self.out_hw), w[3]
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Gradients:
         needs_x, needs_w, needs_b = self.needs
         gz = self._through_then(gy)
         gx = Scatter(self.geometry, self.x_hw)(gz, self.w) if needs_x else None
@@ -86,18 +89,18 @@ class Scatter(Op):
 
     gives_new = True
 
-    def __init__(self, geometry, out_hw, relu=False):
+    def __init__(self, geometry: Geometry, out_hw: tuple[int, int], relu: bool = False) -> None:
         self.geometry, self.out_hw, self.relu = geometry, out_hw, relu
         self.keeps = ("y", "w", "output") if relu else ("y", "w")
 
-    def forward(self, y, w, b=None):
+    def forward(self, y: Array, w: Array, b: Array | None = None) -> Array:
         self.y_hw, self.w_hw = y.shape[1:3], w.shape[:2]
         return kernels.scatter(y, w, b, self.geometry, self.out_hw, self.relu)
 
-    def output_shape(self, y, w, b=None):
+    def output_shape(self, y: Shape, w: Shape, b: Shape | None = None) -> Shape:
         return y[0], *self.out_hw, w[2] * self.geometry.groups
 
-    def backward(self, gx):
+    def backward(self, gx: Tensor) -> Gradients:
         needs_y, needs_w, needs_b = self.needs
         if self.relu:
             gx = ReluGrad(self.may_overwrite)(gx, self.output.detach())
@@ -112,18 +115,18 @@ class WeightGradient(Op):
     keeps = ("x", "y")
     y_sum = None
 
-    def __init__(self, geometry, kernel_hw, sums_y=False):
+    def __init__(self, geometry: Geometry, kernel_hw: tuple[int, int], sums_y: bool = False) -> None:
         self.geometry, self.kernel_hw, self.sums_y = geometry, kernel_hw, sums_y
 
-    def forward(self, x, y):
+    def forward(self, x: Array, y: Array) -> Array:
         self.x_hw, self.y_hw = x.shape[1:3], y.shape[1:3]
         w, self.y_sum = kernels.weight_gradient(x, y, self.geometry, self.kernel_hw, self.sums_y)
         return w
 
-    def output_shape(self, x, y):
+    def output_shape(self, x: Shape, y: Shape) -> Shape:
         return *self.kernel_hw, x[3] // self.geometry.groups, y[3]
 
-    def backward(self, gw):
+    def backward(self, gw: Tensor) -> Gradients:
         gx = Scatter(self.geometry, self.x_hw)(self.y, gw) if self.needs[0] else None
         gy = Gather(self.geometry, self.y_hw)(self.x, gw) if self.needs[1] else None
         return gx, gy
@@ -132,21 +135,22 @@ class WeightGradient(Op):
 class PixelSum(Op):
     """s = sum of y over the pixels, which the weight gradient finds by the way if it takes y;  gy = gs, repeated"""
 
-    def __init__(self, known=None):
+    def __init__(self, known: Array | None = None) -> None:
         self.known = known
 
-    def forward(self, y):
+    def forward(self, y: Array) -> Array:
         self.shape = y.shape
         return sum_rows(y.reshape(-1, y.shape[-1])) if self.known is None else self.known
 
-    def output_shape(self, y):
+    def output_shape(self, y: Shape) -> Shape:
         return y[-1:]
 
-    def backward(self, gs):
+    def backward(self, gs: Tensor) -> Tensor:
         return gs.broadcast_to(self.shape)
 
 
-def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, then=NOTHING):
+def conv2d(x: TensorLike, w: TensorLike, b: TensorLike | None = None, *, stride: Pair = 1, padding: Padding = 0,
+           dilation: Pair = 1, groups: int = 1, then: Then = NOTHING) -> Tensor:
     """Convolution: every output pixel is a weighted sum of a window of the input.
 
         y[n, i, j, o] = b[o] + sum over u v c of
@@ -179,7 +183,9 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, then=NOTH
     return Gather(geometry, out_hw, then)(x, w, *b)
 
 
-def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1, then=NOTHING):
+def conv_transpose2d(x: TensorLike, w: TensorLike, b: TensorLike | None = None, *, stride: Pair = 1,
+                     padding: Padding = 0, output_padding: Pair = 0, dilation: Pair = 1, groups: int = 1,
+                     then: Then = NOTHING) -> Tensor:
     """Transposed convolution: the adjoint of conv2d with the same weight, which spreads where that one gathers.
 
         y[n, i*stride + u*dilation - top, j*stride + v*dilation - left, o] += x[n, i, j, c] w[u, v, o, c]

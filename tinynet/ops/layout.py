@@ -1,50 +1,55 @@
 """Functions that move elements without changing them: reshape transpose pad concatenate stack flatten broadcast_to."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from tinynet.autograd import Op
 from tinynet.operators import Index
 from tinynet.shapes import integer
-from tinynet.tensor import as_tensor
+from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
+from tinynet.typing import Array, Shape
 
 
 class Pad(Op):
     """y = x with `width` = ((before, after), ...) constant elements around each axis;  gx = the inner part of gy"""
 
-    def __init__(self, width, value):
+    def __init__(self, width: tuple[tuple[int, int], ...], value: float) -> None:
         self.width, self.value = width, value
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         self.inner = tuple(slice(before, before + n) for (before, _), n in zip(self.width, x.shape, strict=True))
         return np.pad(x, self.width, constant_values=self.value)
 
-    def output_shape(self, x):
+    def output_shape(self, x: Shape) -> Shape:
         return tuple(before + n + after for (before, after), n in zip(self.width, x, strict=True))
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return Index(self.inner)(gy)
 
 
 class Concatenate(Op):
     """y = the inputs one after the other along `axis`;  gx_i = the part of gy where x_i went"""
 
-    def __init__(self, axis):
+    def __init__(self, axis: int) -> None:
         self.axis = axis
 
-    def forward(self, *xs):
+    def forward(self, *xs: Array) -> Array:
         self.ends = np.cumsum([x.shape[self.axis] for x in xs]).tolist()
         return np.concatenate(xs, axis=self.axis)
 
-    def output_shape(self, *xs):
+    def output_shape(self, *xs: Shape) -> Shape:
         return *xs[0][: self.axis], sum(x[self.axis] for x in xs), *xs[0][self.axis + 1 :]
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Gradients:
         before = (slice(None),) * self.axis
         starts = [0, *self.ends[:-1]]
         return tuple(Index((*before, slice(a, b)))(gy) for a, b in zip(starts, self.ends, strict=True))
 
 
-def reshape(x, shape):
+def reshape(x: TensorLike, shape: int | Sequence[int]) -> Tensor:
     """The same elements in the same order, in another shape: y = x read as `shape`; one length may be -1.
 
     >>> reshape([1.0, 2.0, 3.0, 4.0], (2, -1))
@@ -54,7 +59,7 @@ def reshape(x, shape):
     return as_tensor(x).reshape(shape)
 
 
-def transpose(x, axes=()):
+def transpose(x: TensorLike, axes: Sequence[int] = ()) -> Tensor:
     """The axes in another order (reversed if none is given): of a matrix, y[j, i] = x[i, j].
 
     x: of any shape (n0, n1, ...); y: of the same lengths in the order `axes`.
@@ -66,7 +71,7 @@ def transpose(x, axes=()):
     return as_tensor(x).transpose(axes)
 
 
-def flatten(x, start=1):
+def flatten(x: TensorLike, start: int = 1) -> Tensor:
     """All axes from `start` on as one: y = x read as rows; images (N, H, W, C) become (N, H*W*C).
 
     >>> flatten([[[1.0, 2.0], [3.0, 4.0]]])
@@ -75,7 +80,7 @@ def flatten(x, start=1):
     return as_tensor(x).flatten(start)
 
 
-def broadcast_to(x, shape):
+def broadcast_to(x: TensorLike, shape: Sequence[int]) -> Tensor:
     """Repeated to `shape` by NumPy's rules: y[i, j] = x[j] where x lacks an axis, x[0, j] where it is 1 long.
 
     >>> broadcast_to([1.0, 2.0], (2, 2))
@@ -85,7 +90,7 @@ def broadcast_to(x, shape):
     return as_tensor(x).broadcast_to(shape)
 
 
-def pad(x, width, value=0.0):
+def pad(x: TensorLike, width: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
     """Elements of a constant value added around: y = x in the middle, `value` elsewhere.
 
     width: ((before, after), ...), a pair for each axis of x, whose lengths n become before + n + after in y's shape.
@@ -100,7 +105,7 @@ def pad(x, width, value=0.0):
     return Pad(width, value)(x)
 
 
-def concatenate(tensors, axis=0):
+def concatenate(tensors: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """One after the other along an axis: y = x_0 followed by x_1, ...; all other axes must be equal.
 
     Shapes (..., n_0, ...), (..., n_1, ...), ... give (..., n_0 + n_1 + ..., ...).
@@ -117,7 +122,7 @@ def concatenate(tensors, axis=0):
     return Concatenate(axis)(*tensors)
 
 
-def stack(tensors, axis=0):
+def stack(tensors: Sequence[TensorLike], axis: int = 0) -> Tensor:
     """Tensors of one shape along a new axis: y[i] = x_i (axis 0), y[:, i] = x_i (axis 1), ...
 
     n tensors of shape (a, b) give (n, a, b), (a, n, b) or (a, b, n).

@@ -1,6 +1,8 @@
 """Losses by element: cross_entropy binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,7 +10,8 @@ from tinynet.autograd import Op
 from tinynet.kernels import error
 from tinynet.kernels.softmax import softmax_cross_entropy
 from tinynet.ops.activation import softmax, softplus
-from tinynet.tensor import Tensor, as_tensor
+from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
+from tinynet.typing import Array, DType, Reduction, Shape
 
 
 class Asked(NamedTuple):
@@ -19,7 +22,7 @@ class Asked(NamedTuple):
     soft: np.ndarray  # (K,), s w / K: the weight of every class's; () without smoothing
     scale: float  # what the sum is multiplied by
 
-    def coefficients(self, dtype):
+    def coefficients(self, dtype: DType) -> Array:
         """scale c: the (M, K) coefficients of loss = -sum_k c_k log p_k."""
         c = np.zeros((self.target.size, self.hard.size))
         pixels = np.flatnonzero(self.target >= 0)
@@ -37,11 +40,11 @@ class CrossEntropy(Op):
 
     keeps = ("x",)
 
-    def __init__(self, asked, shape):
+    def __init__(self, asked: Asked, shape: Shape | None) -> None:
         self.asked = asked
         self.shape_of_loss = shape  # the target's, or () for the scaled sum
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         asked = self.asked
         rows = x.reshape(-1, x.shape[-1])
         loss, self.gradient = softmax_cross_entropy(rows, *asked, with_gradient=self.needs[0])
@@ -49,10 +52,10 @@ class CrossEntropy(Op):
             return loss.reshape(self.shape_of_loss)
         return np.asarray(float(loss.sum(dtype=np.float64)) * asked.scale, x.dtype)
 
-    def output_shape(self, x):
+    def output_shape(self, x: Shape) -> Shape:
         return () if self.shape_of_loss is None else self.shape_of_loss
 
-    def backward(self, gloss):
+    def backward(self, gloss: Tensor) -> Tensor:
         return CrossEntropyGrad(self.asked, self.gradient)(gloss, self.x)
 
 
@@ -64,19 +67,19 @@ class CrossEntropyGrad(Op):
 
     keeps = ("gloss", "x", "output")  # the output, since it may be `gradient` itself: nobody must write to it
 
-    def __init__(self, asked, gradient):
+    def __init__(self, asked: Asked, gradient: Array) -> None:
         self.asked, self.gradient = asked, gradient
 
-    def forward(self, gloss, x):
+    def forward(self, gloss: Array, x: Array) -> Array:
         gradient = self.gradient.reshape(x.shape)
         if gloss.size == 1 and gloss.item() == 1:  # as in loss.backward(): spares a pass over the logits
             return gradient
         return gradient * gloss[..., None]
 
-    def output_shape(self, gloss, x):
+    def output_shape(self, gloss: Shape, x: Shape) -> Shape:
         return x
 
-    def backward(self, ggx):
+    def backward(self, ggx: Tensor) -> Gradients:
         x, gloss = self.x, self.gloss
         c = ggx.wrap(self.asked.coefficients(ggx.dtype).reshape(x.shape))
         p, C = softmax(x), c.sum(-1, keepdims=True)
@@ -87,7 +90,9 @@ class CrossEntropyGrad(Op):
         return ggloss, gx
 
 
-def cross_entropy(logits, target, *, weight=None, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+def cross_entropy(logits: TensorLike, target: TensorLike, *, weight: TensorLike | None = None,
+                  ignore_index: int | None = None, label_smoothing: float = 0.0,
+                  reduction: Reduction = "mean") -> Tensor:
     """Softmax cross-entropy between logits (..., K) and integer targets (...), as in PyTorch.
 
         loss = -(1 - s) w_t log p_t - s/K sum_k w_k log p_k      with p = softmax(logits), s = label_smoothing
@@ -138,7 +143,7 @@ def _class_weight(op, weight, K):
     return weight
 
 
-def class_target(op, logits, target, ignore_index):
+def class_target(op: str, logits: Tensor, target: TensorLike, ignore_index: int | None) -> Array:
     """The target as int32, -1 where it is to be ignored; checked against the logits' shape."""
     target = np.asarray(target.array if isinstance(target, Tensor) else target)
     if logits.ndim == 0 or logits.shape[-1] == 0:
@@ -170,7 +175,8 @@ def class_target(op, logits, target, ignore_index):
     return target
 
 
-def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=None, reduction="mean"):
+def binary_cross_entropy_with_logits(logits: TensorLike, target: TensorLike, *, weight: TensorLike | None = None,
+                                     pos_weight: TensorLike | None = None, reduction: Reduction = "mean") -> Tensor:
     """Cross-entropy of yes-or-no questions: logits x (...), target t (...) of probabilities, mostly 0 and 1.
 
         loss = -w (t v log sigmoid(x) + (1 - t) log(1 - sigmoid(x)))
@@ -220,19 +226,19 @@ class ErrorLoss(Op):
 
     keeps = ("x", "t")
 
-    def __init__(self, f, bound, scale):
+    def __init__(self, f: Any, bound: float, scale: float | None) -> None:
         self.f, self.bound = f, bound
         self.scale = scale  # what the sum is multiplied by; None to have the losses of all elements
 
-    def forward(self, x, t):
+    def forward(self, x: Array, t: Array) -> Array:
         if self.scale is None:
             return error.values(self.f, x, t, self.bound)
         return np.asarray(error.sum_of_values(self.f, x, t, self.bound) * self.scale, x.dtype)
 
-    def output_shape(self, x, t):
+    def output_shape(self, x: Shape, t: Shape) -> Shape:
         return x if self.scale is None else ()
 
-    def backward(self, gloss):
+    def backward(self, gloss: Tensor) -> Gradients:
         gx = ErrorSlope(self.f, self.bound, 1.0 if self.scale is None else self.scale)(gloss, self.x, self.t)
         return gx, -gx if self.needs[1] else None
 
@@ -245,15 +251,15 @@ class ErrorSlope(Op):
 
     keeps = ("gloss", "x", "t")
 
-    def __init__(self, f, bound, scale):
+    def __init__(self, f: Any, bound: float, scale: float) -> None:
         self.f, self.bound, self.scale = f, bound, scale
 
-    def forward(self, gloss, x, t):
+    def forward(self, gloss: Array, x: Array, t: Array) -> Array:
         if gloss.ndim == 0:  # then the slopes are all that is to be written
             return error.slopes(self.f, x, t, self.bound, gloss.item() * self.scale)
         return gloss * error.slopes(self.f, x, t, self.bound, self.scale)
 
-    def backward(self, ggx):
+    def backward(self, ggx: Tensor) -> Gradients:
         gloss, x, t = self.gloss, self.x, self.t
         ggloss = gx = None
         if self.needs[0]:
@@ -274,7 +280,7 @@ def _error_loss(op, f, prediction, target, reduction, bound=1.0):
     return ErrorLoss(f, bound, scale)(prediction, target)
 
 
-def mse_loss(prediction, target, *, reduction="mean"):
+def mse_loss(prediction: TensorLike, target: TensorLike, *, reduction: Reduction = "mean") -> Tensor:
     """The squared error: loss = (x - t)^2, of prediction x and target t of equal shape (ValueError otherwise).
 
     gx = gloss 2 (x - t),   gt = -gx      divided by the number of elements for the mean
@@ -287,7 +293,7 @@ def mse_loss(prediction, target, *, reduction="mean"):
     return _error_loss("mse_loss", error.SQUARE, prediction, target, reduction)
 
 
-def l1_loss(prediction, target, *, reduction="mean"):
+def l1_loss(prediction: TensorLike, target: TensorLike, *, reduction: Reduction = "mean") -> Tensor:
     """The absolute error: loss = |x - t|, of prediction x and target t of equal shape (ValueError otherwise).
 
     gx = gloss sign(x - t),   gt = -gx      divided by the number of elements for the mean
@@ -300,7 +306,8 @@ def l1_loss(prediction, target, *, reduction="mean"):
     return _error_loss("l1_loss", error.ABSOLUTE, prediction, target, reduction)
 
 
-def smooth_l1_loss(prediction, target, *, beta=1.0, reduction="mean"):
+def smooth_l1_loss(prediction: TensorLike, target: TensorLike, *, beta: float = 1.0,
+                   reduction: Reduction = "mean") -> Tensor:
     """Squared for small errors, absolute for large ones, so that outliers don't rule the gradient.
 
         loss = d^2 / (2 beta)  for d = |x - t| < beta,  else  d - beta / 2
@@ -319,18 +326,18 @@ def smooth_l1_loss(prediction, target, *, beta=1.0, reduction="mean"):
     return _error_loss("smooth_l1_loss", f, prediction, target, reduction, float(beta))
 
 
-def check_reduction(op, reduction):
+def check_reduction(op: str, reduction: Reduction) -> None:
     """Raises ValueError unless the reduction is one of the three."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'{op}: reduction is {reduction!r}, but must be "mean", "sum" or "none"')
 
 
-def reduced(loss, reduction):
+def reduced(loss: Tensor, reduction: Reduction) -> Tensor:
     """The losses, their sum, or their mean."""
     return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
 
 
-def same_shape(op, prediction, target, name="prediction"):
+def same_shape(op: str, prediction: TensorLike, target: TensorLike, name: str = "prediction") -> tuple[Tensor, Tensor]:
     """Both as tensors of one shape: (n, 1) broadcast against (n,) would compare all pairs: nonsense."""
     prediction = as_tensor(prediction)
     if isinstance(target, Tensor) and target.dtype.kind != "f":

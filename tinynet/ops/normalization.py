@@ -21,7 +21,10 @@ the two arrays, and hands them on. What the gradients of the gradients are stand
 made of such ops and of arithmetic.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,18 +32,19 @@ from tinynet.autograd import Op, is_dry_run, is_recording
 from tinynet.kernels import normalization as kernels
 from tinynet.ops.activation import ReluGrad
 from tinynet.shapes import integer
-from tinynet.tensor import as_tensor
+from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
+from tinynet.typing import Array, Shape
 
 
 class Moments:
     """Mean and variance of each group of x: computed once, handed from op to op."""
 
-    def __init__(self, x, groups, eps):
+    def __init__(self, x: Array, groups: int, eps: float) -> None:
         self.groups, self.eps = groups, eps
         self.mean, self.var = kernels.statistics(x, groups)
         self.rstd = _reciprocal_deviation(self.var, eps)
 
-    def sums(self, gy, x, w, b=None, relu=False):
+    def sums(self, gy: Array, x: Array, w: Array | None, b: Array | None = None, relu: bool = False) -> kernels.Sums:
         return kernels.sums_of_gradient(gy, x, self.mean, self.rstd, w, b, relu)
 
 
@@ -50,15 +54,15 @@ class Normalize(Op):
     keeps = ("x", "w", "b")
     w = b = None
 
-    def __init__(self, groups, eps, moments=None, relu=False):
+    def __init__(self, groups: int, eps: float, moments: Moments | None = None, relu: bool = False) -> None:
         self.groups, self.eps, self.moments, self.relu = groups, eps, moments, relu
 
-    def forward(self, x, w=None, b=None):
+    def forward(self, x: Array, w: Array | None = None, b: Array | None = None) -> Array:
         if self.moments is None:
             self.moments = Moments(x, self.groups, self.eps)
         return kernels.normalize(x, self.moments.mean, self.moments.rstd, w, b, self.relu)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Gradients:
         x, w, moments = self.x, self.w, self.moments
         relu = ()
         if self.relu and is_recording():  # the gradients' own gradients know nothing of a ReLU: a step before them
@@ -95,15 +99,16 @@ class InputGradient(Op):
     keeps = ("x", "gy", "w", "output")
     w = None
 
-    def __init__(self, moments, sums=None, relu=()):
+    def __init__(self, moments: Moments, sums: kernels.Sums | None = None,
+                 relu: tuple[Array | None, bool] | tuple[()] = ()) -> None:
         self.moments, self.sums, self.relu = moments, sums, relu  # relu: (b, True) if a ReLU's gradient comes first
 
-    def forward(self, x, gy, w=None):
+    def forward(self, x: Array, gy: Array, w: Array | None = None) -> Array:
         sums = self.sums or self.moments.sums(gy, x, w)
         mean, rstd = self.moments.mean, self.moments.rstd
         return kernels.normalize_gradient(gy, x, mean, rstd, w, sums, *self.relu)
 
-    def backward(self, v):
+    def backward(self, v: Tensor) -> Gradients:
         jv = InputGradient(self.moments)(self.x, v)
         gx = self._through_x(v, jv) if self.needs[0] else None
         ggy = (jv if self.w is None else jv * self.w) if self.needs[1] else None
@@ -130,16 +135,16 @@ class WeightGradient(Op):
 
     keeps = ("x", "gy")
 
-    def __init__(self, moments, sums):
+    def __init__(self, moments: Moments, sums: kernels.Sums) -> None:
         self.moments, self.sums = moments, sums
 
-    def forward(self, x, gy):
+    def forward(self, x: Array, gy: Array) -> Array:
         return self.sums.weight.astype(x.dtype)
 
-    def output_shape(self, x, gy):
+    def output_shape(self, x: Shape, gy: Shape) -> Shape:
         return x[-1:]
 
-    def backward(self, v):
+    def backward(self, v: Tensor) -> Gradients:
         moments = self.moments
         gx = InputGradient(moments)(self.x, self.gy, v) if self.needs[0] else None
         return gx, Normalize(moments.groups, moments.eps, moments)(self.x, v) if self.needs[1] else None
@@ -148,17 +153,17 @@ class WeightGradient(Op):
 class BiasGradient(Op):
     """gb = sum gy.  For a gradient v of gb:  ggy = v, repeated"""
 
-    def __init__(self, sums):
+    def __init__(self, sums: kernels.Sums) -> None:
         self.sums = sums
 
-    def forward(self, gy):
+    def forward(self, gy: Array) -> Array:
         self.shape = gy.shape
         return self.sums.bias.astype(gy.dtype)
 
-    def output_shape(self, gy):
+    def output_shape(self, gy: Shape) -> Shape:
         return gy[-1:]
 
-    def backward(self, v):
+    def backward(self, v: Tensor) -> Tensor:
         return v.broadcast_to(self.shape)
 
 
@@ -171,13 +176,13 @@ class Standardize(Op):
     keeps = ("x", "w", "b")
     w = b = None
 
-    def __init__(self, mean, rstd, relu=False):
+    def __init__(self, mean: Array, rstd: Array, relu: bool = False) -> None:
         self.mean, self.rstd, self.relu = mean, rstd, relu
 
-    def forward(self, x, w=None, b=None):
+    def forward(self, x: Array, w: Array | None = None, b: Array | None = None) -> Array:
         return kernels.normalize(x, self.mean[None], self.rstd[None], w, b, self.relu)
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Gradients:
         if self.relu:
             gy = _gated(gy, self.mean[None], self.rstd[None], self.x, self.w, self.b)
         scale = gy.like(self.rstd)
@@ -186,7 +191,9 @@ class Standardize(Op):
         return gx, gw, gy.sum((0, 1)) if self.needs[2] else None
 
 
-def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=True, momentum=0.1, eps=1e-5, relu=False):
+def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None, running_mean: Array | None = None,
+               running_var: Array | None = None, training: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+               relu: bool = False) -> Tensor:
     """Each channel normalised over the whole batch.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
@@ -242,7 +249,8 @@ def batch_norm(x, weight, bias, running_mean=None, running_var=None, training=Tr
     return y.reshape(x.shape)
 
 
-def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
+def group_norm(x: TensorLike, num_groups: int, weight: TensorLike | None = None, bias: TensorLike | None = None,
+               eps: float = 1e-5) -> Tensor:
     """Each sample's channels normalised in groups, over all places and the channels of the group.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
@@ -276,7 +284,8 @@ def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     return Normalize(groups, eps)(pixels, *parameters).reshape(x.shape)
 
 
-def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+def layer_norm(x: TensorLike, normalized_shape: int | Sequence[int], weight: TensorLike | None = None,
+               bias: TensorLike | None = None, eps: float = 1e-5) -> Tensor:
     """Each sample normalised over its last axes.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias

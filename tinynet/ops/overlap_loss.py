@@ -1,14 +1,18 @@
 """Losses of overlap, of regions and of boxes: dice_loss giou_loss."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from tinynet.ops.activation import relu, sigmoid, softmax
 from tinynet.ops.arithmetic import maximum, minimum, where
 from tinynet.ops.loss import check_reduction, class_target, reduced, same_shape
-from tinynet.tensor import Tensor, as_tensor
+from tinynet.tensor import Tensor, TensorLike, as_tensor
+from tinynet.typing import Reduction
 
 
-def dice_loss(logits, target, *, eps=1.0, ignore_index=None, reduction="mean"):
+def dice_loss(logits: TensorLike, target: TensorLike, *, eps: float = 1.0, ignore_index: int | None = None,
+              reduction: Reduction = "mean") -> Tensor:
     """One minus the soft overlap of regions, which a class of few pixels counts in as much as one of many.
 
         loss_k = 1 - (2 sum p_k t_k + eps) / (sum p_k + sum t_k + eps)      sums over all pixels of the batch
@@ -72,7 +76,7 @@ def _one_hot(logits, target, ignore_index):
 EPS = 1e-9  # keeps 0 / 0 away; below the area of any real box (one pixel of 10,000 x 10,000 is 1e-8)
 
 
-def giou_loss(boxes, target, *, reduction="mean"):
+def giou_loss(boxes: TensorLike, target: TensorLike, *, reduction: Reduction = "mean") -> Tensor:
     """One minus the generalised intersection over union of boxes (..., 4) with target boxes of equal shape.
 
         loss = 1 - I / U + (C - U) / C      areas: I intersection, U union, C the smallest box around both

@@ -10,14 +10,17 @@ The places move by jumps as x changes, so to derivatives they are constants. Ave
 `resize`.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from tinynet.autograd import Op
 from tinynet.kernels import pooling as kernels
-from tinynet.kernels.resize import window_taps
+from tinynet.kernels.resize import Taps, window_taps
 from tinynet.ops.resize import Resample
 from tinynet.shapes import check_image, padding_pairs, pair, window_output_size
-from tinynet.tensor import as_tensor
+from tinynet.tensor import Tensor, TensorLike, as_tensor
+from tinynet.typing import Array, Padding, Pair, Shape
 
 
 class Window(NamedTuple):
@@ -32,67 +35,67 @@ class Window(NamedTuple):
 class MaxPool(Op):
     """y = x at the places of the maxima;  gx = gy at these places, 0 elsewhere"""
 
-    def __init__(self, window):
+    def __init__(self, window: Window) -> None:
         self.window = window
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         kernel, stride, start, size = self.window
         y, places = kernels.max_pool(x, kernel, stride, start, size)
         if self.needs[0]:
             self.places, self.x_shape = places, x.shape
         return y
 
-    def output_shape(self, x):
+    def output_shape(self, x: Shape) -> Shape:
         return x[0], *self.window.size, x[3]
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return MaxPoolGrad(self.window, self.places, self.x_shape)(gy)
 
 
 class MaxPoolGrad(Op):
     """gx = gy at the places of the maxima, 0 elsewhere;  its gradient is read from the same places"""
 
-    def __init__(self, window, places, x_shape):
+    def __init__(self, window: Window, places: Array, x_shape: Shape) -> None:
         self.window, self.places, self.x_shape = window, places, x_shape
 
-    def forward(self, gy):
+    def forward(self, gy: Array) -> Array:
         kernel, stride, start, _ = self.window
         return kernels.max_pool_scatter(gy, self.places, self.x_shape, kernel, stride, start)
 
-    def output_shape(self, gy):
+    def output_shape(self, gy: Shape) -> Shape:
         return self.x_shape
 
-    def backward(self, v):
+    def backward(self, v: Tensor) -> Tensor:
         return MaxPoolGather(self.window, self.places)(v)
 
 
 class MaxPoolGather(Op):
     """y = x at the places of another image's maxima;  gx = gy at these places, 0 elsewhere"""
 
-    def __init__(self, window, places):
+    def __init__(self, window: Window, places: Array) -> None:
         self.window, self.places = window, places
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         kernel, stride, start, _ = self.window
         self.x_shape = x.shape
         return kernels.max_pool_gather(x, self.places, kernel, stride, start)
 
-    def output_shape(self, x):
+    def output_shape(self, x: Shape) -> Shape:
         return x[0], *self.window.size, x[3]
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return MaxPoolGrad(self.window, self.places, self.x_shape)(gy)
 
 
 class AvgPool(Resample):
     """y = the mean of each window;  gx = gy spread evenly over its window, divided by its size"""
 
-    def __init__(self, window, rows, columns):
+    def __init__(self, window: Window, rows: Taps, columns: Taps) -> None:
         super().__init__(rows, columns, divisor=window.kernel[0] * window.kernel[1])
         self.window = window
 
 
-def max_pool2d(x, kernel_size, stride=None, padding=0):
+def max_pool2d(x: TensorLike, kernel_size: Pair, stride: Pair | None = None, padding: Padding = 0) -> Tensor:
     """The largest value of every window, for each channel.
 
         y[n, i, j, c] = max over u, v  x[n, i*stride + u - top, j*stride + v - left, c]
@@ -115,7 +118,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0):
     return MaxPool(window)(x)
 
 
-def avg_pool2d(x, kernel_size, stride=None, padding=0):
+def avg_pool2d(x: TensorLike, kernel_size: Pair, stride: Pair | None = None, padding: Padding = 0) -> Tensor:
     """The mean of every window, for each channel.
 
         y[n, i, j, c] = 1/(KH KW) sum over u, v  x[n, i*stride + u - top, j*stride + v - left, c]

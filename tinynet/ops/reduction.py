@@ -1,12 +1,15 @@
 """Functions that make many elements one: sum mean var max min logsumexp; derivatives come from Tensor's methods."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from tinynet.ops.arithmetic import exp, log
-from tinynet.tensor import as_tensor
+from tinynet.tensor import Tensor, TensorLike, as_tensor
+from tinynet.typing import Axes
 
 
-def sum(x, axis=None, keepdims=False):
+def sum(x: TensorLike, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The sum over `axis` (an int, several, or None for all): y = sum x.
 
     x: of any shape; y: of that shape without these axes, or with length 1 in their place if keepdims.
@@ -17,7 +20,7 @@ def sum(x, axis=None, keepdims=False):
     return as_tensor(x).sum(axis, keepdims)
 
 
-def mean(x, axis=None, keepdims=False):
+def mean(x: TensorLike, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The mean over `axis`: y = 1/n sum x. Raises ValueError where there are no elements.
 
     gx = gy / n, repeated along the axes
@@ -30,7 +33,7 @@ def mean(x, axis=None, keepdims=False):
     return as_tensor(x).mean(axis, keepdims)
 
 
-def var(x, axis=None, keepdims=False, ddof=0):
+def var(x: TensorLike, axis: Axes = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
     """The variance over `axis`: y = sum (x - mean)^2 / (n - ddof). As NumPy's, n is not made smaller by default.
 
     gx = gy 2 (x - mean) / (n - ddof)
@@ -43,7 +46,7 @@ def var(x, axis=None, keepdims=False, ddof=0):
     return as_tensor(x).var(axis, keepdims, ddof)
 
 
-def max(x, axis=None, keepdims=False):
+def max(x: TensorLike, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The largest element over `axis`: y = max x; NaN if there is one. Of equal ones the first gets the gradient.
 
     gx = gy at the place of the largest, 0 elsewhere
@@ -56,7 +59,7 @@ def max(x, axis=None, keepdims=False):
     return as_tensor(x).max(axis, keepdims)
 
 
-def min(x, axis=None, keepdims=False):
+def min(x: TensorLike, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The smallest element over `axis`: y = min x; NaN if there is one. Of equal ones the first gets the gradient.
 
     gx = gy at the place of the smallest, 0 elsewhere: it is computed as -max(-x)
@@ -69,7 +72,7 @@ def min(x, axis=None, keepdims=False):
     return as_tensor(x).min(axis, keepdims)
 
 
-def logsumexp(x, axis=None, keepdims=False):
+def logsumexp(x: TensorLike, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The maximum, made smooth: y = ln sum e^x over `axis`, computed as ln sum e^(x - m) + m with the maximum m.
 
     gx = gy e^(x - y): gy times the softmax of x

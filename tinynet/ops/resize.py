@@ -5,10 +5,13 @@ sparse, d a number. Its adjoint is R^T gy K / d: a map of the same kind. So one 
 Resample's gradient is a Resample.
 """
 
+from __future__ import annotations
+
 from tinynet.autograd import Op
-from tinynet.kernels.resize import bilinear_taps, nearest_taps, resample
+from tinynet.kernels.resize import Taps, bilinear_taps, nearest_taps, resample
 from tinynet.shapes import check_image, pair
-from tinynet.tensor import as_tensor
+from tinynet.tensor import Tensor, TensorLike, as_tensor
+from tinynet.typing import Array, Mode, Pair, Shape
 
 TAPS = {"nearest": nearest_taps, "bilinear": bilinear_taps}
 
@@ -16,28 +19,28 @@ TAPS = {"nearest": nearest_taps, "bilinear": bilinear_taps}
 class Resample(Op):
     """y = R x K^T / d;  gx = R^T gy K / d"""
 
-    def __init__(self, rows, columns, divisor=1):
+    def __init__(self, rows: Taps, columns: Taps, divisor: int = 1) -> None:
         self.rows, self.columns, self.divisor = rows, columns, divisor
 
-    def forward(self, x):
+    def forward(self, x: Array) -> Array:
         return resample(x, self.rows, self.columns, self.divisor)
 
-    def output_shape(self, x):
+    def output_shape(self, x: Shape) -> Shape:
         return x[0], self.rows.outputs, self.columns.outputs, x[3]
 
-    def backward(self, gy):
+    def backward(self, gy: Tensor) -> Tensor:
         return Resample(self.rows.transposed(), self.columns.transposed(), self.divisor)(gy)
 
 
 class Resize(Resample):
     """y = x with as many pixels as the tables have outputs: R x K^T;  gx = R^T gy K"""
 
-    def __init__(self, rows, columns, mode):
+    def __init__(self, rows: Taps, columns: Taps, mode: Mode) -> None:
         super().__init__(rows, columns)
         self.mode = mode
 
 
-def resize(x, size, mode="nearest"):
+def resize(x: TensorLike, size: Pair, mode: Mode = "nearest") -> Tensor:
     """Images of another size, each output pixel read from the place that it covers in the input.
 
     "nearest":   y[i] = x[floor(i H / OH)]
