@@ -211,10 +211,10 @@ class Tensor:
         parts = tuple(p.array if isinstance(p, Tensor) else p for p in parts)
         return ops.Index(parts if isinstance(index, tuple) else parts[0])(self)
 
-    def __eq__(self, other: object) -> Array:  # type: ignore[override]  # as in NumPy, by element
+    def __eq__(self, other: object) -> Array:  # by element, as in NumPy
         return self.array == _values(other)
 
-    def __ne__(self, other: object) -> Array:  # type: ignore[override]
+    def __ne__(self, other: object) -> Array:
         return self.array != _values(other)
 
     def __lt__(self, other: TensorLike) -> Array:

@@ -1,9 +1,13 @@
 """What a profile writes down: spans of time, and accounts, each for an op in its place, to which they are booked."""
 
+from __future__ import annotations
+
 import collections
 from typing import NamedTuple
 
 import numpy as np
+
+from tinynet.typing import Array
 
 CHUNK = 1 << 15  # numbers whose squares are added up in their own dtype; these sums in Python's
 
@@ -22,7 +26,7 @@ OUTSIDE_MODULES = Place(None, "", "")
 class Account:
     """What is known of an op in its place: sums over all its runs."""
 
-    def __init__(self, place, op):
+    def __init__(self, place: Place, op: str) -> None:
         self.place, self.op = place, op  # op: what it does; "" for the Python code of a module
         self.runs = 0
         self.forward = self.backward = 0  # nanoseconds
@@ -32,13 +36,13 @@ class Account:
         self.weights = [0.0, 0]  # of the weights' gradients
         self.dead = {}  # channels -> for each whether a ReLU has given only zeros so far
 
-    def note_gradient(self, gy):
+    def note_gradient(self, gy: Array) -> None:
         _add_squares(self.gradients, gy)
 
-    def note_weights_gradient(self, gw):
+    def note_weights_gradient(self, gw: Array) -> None:
         _add_squares(self.weights, gw)
 
-    def note_zeros(self, y):
+    def note_zeros(self, y: Array) -> None:
         """Which channels of the output of a ReLU are zero for all inputs seen so far? (NaN isn't.)"""
         if not y.size:
             return
@@ -64,7 +68,8 @@ class Span:
 
     __slots__ = ("name", "kind", "place", "account", "outer", "start", "end", "inside", "counts", "notes")
 
-    def __init__(self, name, kind, place, account, outer, start):
+    def __init__(self, name: str, kind: str, place: Place, account: Account | None, outer: Span | None,
+                 start: int) -> None:
         self.name, self.kind, self.place, self.account, self.outer = name, kind, place, account, outer
         self.start = self.end = start
         self.inside = 0  # nanoseconds of the spans inside it, and of the profile's work for them
@@ -72,5 +77,5 @@ class Span:
         self.notes = {}  # for the timeline
 
     @property
-    def own(self):
+    def own(self) -> int:
         return self.end - self.start - self.inside

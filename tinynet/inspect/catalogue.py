@@ -1,9 +1,11 @@
 """The public ops, layers, losses and optimisers in an order to read them in, and finding one by a careless name."""
 
+from __future__ import annotations
+
 import difflib
 import inspect
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinynet import nn, ops, optim
 from tinynet.inspect.sources import line
@@ -35,19 +37,19 @@ class Entry(NamedTuple):
     home: object  # the module that one takes it from: ops, nn or optim
 
     @property
-    def family(self):
+    def family(self) -> str:
         return FAMILIES[self.thing.__module__]
 
     @property
-    def is_layer(self):
+    def is_layer(self) -> bool:
         return self.home is nn
 
     @property
-    def is_optimizer(self):
+    def is_optimizer(self) -> bool:
         return self.home is optim
 
 
-def entries():
+def entries() -> list[Entry]:
     """All of them, family by family, in each as their file has them.
 
     >>> [entry.name for entry in entries()][:3], [entry.name for entry in entries()][-4:]
@@ -65,7 +67,7 @@ def _is_optimizer(thing):
     return inspect.isclass(thing) and issubclass(thing, optim.Optimizer) and thing is not optim.Optimizer
 
 
-def find(name):
+def find(name: str) -> Entry:
     """The entry that a name means; a LookupError with near names if there is none.
 
     A prefix (nn., optim., tn.) says where to look. Of names that differ in case or underscores alone the exact one is
@@ -100,7 +102,7 @@ def _near(name):
     return f"; near names: {', '.join(near)}" if near else ""
 
 
-def listing():
+def listing() -> str:
     """All names with a line each."""
     lines, family = [], None
     for entry in entries():
@@ -111,7 +113,7 @@ def listing():
     return "\n".join(lines[1:])
 
 
-def first_sentence(thing):
+def first_sentence(thing: Any) -> str:
     """What a docstring's first line says, as far as it fits."""
     first = re.split(r"\. (?=[A-Z])", inspect.getdoc(thing).partition("\n")[0])[0].rstrip(".:")
     return first if len(first) <= 78 else first[:78].rpartition(" ")[0] + " ..."

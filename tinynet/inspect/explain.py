@@ -4,11 +4,14 @@ Nothing on a card is written here: the equations are the docstrings', places and
 example is the docstring's, run now, its gradient is computed and checked now.
 """
 
+from __future__ import annotations
+
 import argparse
 import inspect
 import re
 import sys
 import textwrap
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +22,7 @@ WIDTH = 118
 MOVES = {"Reshape", "Transpose", "BroadcastTo", "Cast"}  # ops that only hand elements on
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tinynet explain",
         description="All about an op, layer, loss or optimiser on one card: equations, shapes, where its code stands, "
@@ -38,7 +41,7 @@ def main(arguments):
     return 0
 
 
-def card(entry):
+def card(entry: catalogue.Entry) -> str:
     """All that is known of an entry, as text.
 
     >>> print(card(catalogue.find("exp")))
@@ -54,7 +57,7 @@ def card(entry):
     return "\n\n".join([parts[""], *blocks])
 
 
-def sections(entry):
+def sections(entry: catalogue.Entry) -> dict[str, str]:
     """Heading -> text; that of "" is the head."""
     head = f"{entry.name}{_arguments(entry.thing)}\n\n{prose(entry.thing)}"
     if entry.is_optimizer:
@@ -78,7 +81,7 @@ def _arguments(thing):
 
 # ---- Equations ---------------------------------------------------------------------------------------------
 
-def paragraphs(thing):
+def paragraphs(thing: Any) -> list[str]:
     """A docstring without its examples, cut at the empty lines."""
     return inspect.getdoc(thing).partition(">>>")[0].rstrip().split("\n\n")
 
@@ -87,12 +90,12 @@ def _is_gradient(paragraph):
     return re.match(r"\s*g\w+(\[.*?\])? \+?= ", paragraph) is not None
 
 
-def prose(thing):
+def prose(thing: Any) -> str:
     """What a docstring says, but for its gradient's equations."""
     return "\n\n".join(p for p in paragraphs(thing) if not _is_gradient(p))
 
 
-def gradient(entry, found):
+def gradient(entry: catalogue.Entry, found: Any) -> str:
     """The equations of the gradient: the docstring's own, those of the function that a layer calls, or the op's."""
     ops = [op for op in found.forward_ops if op.__name__ not in MOVES] or found.forward_ops
     texts = _own_gradient(entry.thing)
@@ -112,7 +115,7 @@ def _own_gradient(thing):
     return [textwrap.dedent(p) for p in paragraphs(thing) if _is_gradient(p)]
 
 
-def called(layer):
+def called(layer: type) -> list[Any]:
     """The public functions that a layer's forward calls.
 
     >>> from tinynet import nn
@@ -123,7 +126,7 @@ def called(layer):
     return [one for one in sources.named_in(layer.forward) if one in known]
 
 
-def equations(op):
+def equations(op: type) -> str:
     """An op's docstring, a line an equation.
 
     >>> from tinynet.operators import Add
@@ -189,7 +192,7 @@ def _table(rows):
 
 # ---- Numbers -----------------------------------------------------------------------------------------------
 
-def result_name(entry):
+def result_name(entry: catalogue.Entry) -> str:
     """What a docstring's first equation calls the result.
 
     >>> result_name(catalogue.find("softmax")), result_name(catalogue.find("mse_loss"))

@@ -107,12 +107,12 @@ def _result_shapes(ops, outputs):
     return shapes
 
 
-def label(op):
+def label(op: Op) -> str:
     """The op's class, and what it does besides."""
     return " + ".join([type(op).__name__, *also_does(op)])
 
 
-def also_does(op):
+def also_does(op: Op) -> list[str]:
     """What an op does besides what its class says: a list with "relu" or "pool" or both."""
     then = getattr(op, "then", op)
     return [name for name in ("relu", "pool") if getattr(then, name, False)]
@@ -185,7 +185,7 @@ class Names:
             call = call.call
         return self._path(call, parameter) if call else ""
 
-    def place(self, call):
+    def place(self, call: Any) -> Any:
         """(the outermost module around a call of a module, the path in it of the one that is called)"""
         return _outermost(call), self._path(call, call[0])
 

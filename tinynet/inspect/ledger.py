@@ -1,5 +1,7 @@
 """The table of a profile: accounts added up by layer or by op, as rows and as text."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from tinynet.inspect.summary import count, size_of
@@ -37,7 +39,7 @@ class Row(NamedTuple):
 class Ledger:
     """The accounts of a profile, added up: rows, parts, and the text of the tables."""
 
-    def __init__(self, profile):
+    def __init__(self, profile: Any) -> None:
         self.profile, self.steps = profile, max(profile.steps, 1)
         self.unit = self.steps * 1e9  # nanoseconds of all steps -> seconds of one
         roots = {place.root: None for place, *_ in profile.accounts if place.root is not None}
@@ -83,7 +85,7 @@ class Ledger:
         return ".".join(filter(None, (self.names[place.root], place.path)))
 
     @property
-    def parts(self):
+    def parts(self) -> dict[str, float]:
         """{name: seconds of a step} of what isn't in the rows, but for what is outside."""
         return {name: seconds for name, seconds, _ in self._parts()}
 
@@ -97,7 +99,7 @@ class Ledger:
 
     # Text
 
-    def text(self, by):
+    def text(self, by: str) -> str:
         if by not in ("layer", "op"):
             raise ValueError(f'profile: table by {by!r}; give "layer" or "op"')
         if not self.profile.accounts or not self.profile.total:

@@ -1,7 +1,10 @@
 """The most that a machine multiplies and adds: the register tile alone, on operands that the first cache holds."""
 
+from __future__ import annotations
+
 import functools
 import time
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -15,12 +18,12 @@ REPEATS = 2000  # in each run: a millisecond or so, for the system may interrupt
 
 
 @functools.cache
-def peak_of_this_machine(threads):
+def peak_of_this_machine(threads: int) -> float:
     """GFLOP/s with that many threads, measured once in a process; 0 where kernels are plain Python."""
     return 0.0 if numba.config.DISABLE_JIT else measured_peak(threads, seconds=0.3) / 1e9
 
 
-def measured_peak(threads, seconds=1.0):
+def measured_peak(threads: int, seconds: float = 1.0) -> float:
     """Operations a second in float32, two for each multiply-add, of the register tile alone on every core.
 
     The best of many short runs: a peak is what can be reached.
@@ -34,7 +37,7 @@ def measured_peak(threads, seconds=1.0):
     return 2 * threads * REPEATS * ROWS * COLUMNS * DEPTH / best
 
 
-def best_time(call, seconds):
+def best_time(call: Callable[[], object], seconds: float) -> float:
     """The shortest time that a call takes, of as many as fit into that many seconds."""
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:

@@ -11,10 +11,14 @@ is counted twice, though ops run within ops' backward. Own times are booked to a
 what runs within an op's backward goes to that op. The profile's own work is taken out of all of them.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 import time
 import weakref
+from collections.abc import Iterator
+from typing import Any, Literal, Self
 
 import numba
 import numpy as np
@@ -29,6 +33,8 @@ from tinynet.inspect.reach import kept_arrays, multiply_adds
 from tinynet.inspect.timeline import save_timeline
 from tinynet.nn.fusion import joined
 from tinynet.ops.activation import Relu
+from tinynet.tensor import Tensor
+from tinynet.typing import Array, FilePath
 
 clock = time.perf_counter_ns  # whole numbers: sums of them are exact
 MOST_SPANS = 200_000  # in the timeline: some 60 MB as a file
@@ -46,7 +52,7 @@ class Profile:
 
     is_dry = False  # ops do compute
 
-    def __init__(self, peak=None):
+    def __init__(self, peak: float | None = None) -> None:
         self.steps, self.threads = 0, numba.get_num_threads()
         self.spans = []  # those that are over, for the timeline: the first MOST_SPANS
         self.accounts = {}  # (place, op, which of this name in the call) -> Account
@@ -63,7 +69,7 @@ class Profile:
         self._measured = {}  # calls of layers, by id, whose output's gradient is known in this backward pass
 
     @property
-    def peak(self):
+    def peak(self) -> float:
         """The most that this machine multiplies and adds, in GFLOP/s; measured when it is first needed."""
         if self._peak is None:
             self._peak = peak_of_this_machine(self.threads)
@@ -71,38 +77,38 @@ class Profile:
 
     # The table
 
-    def table(self, by="layer"):
+    def table(self, by: Literal["layer", "op"] = "layer") -> str:
         """The table as a text: by "layer", or by "op", all layers together, where those of the backward pass show."""
         return Ledger(self).text(by)
 
     __repr__ = table
 
     @property
-    def rows(self):
+    def rows(self) -> list[Row]:
         return Ledger(self).rows
 
     @property
-    def parts(self):
+    def parts(self) -> dict[str, float]:
         return Ledger(self).parts
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         return self.total / max(self.steps, 1) / 1e9
 
     @property
-    def overhead(self):
+    def overhead(self) -> float:
         return self.work / max(self.steps, 1) / 1e9
 
     @property
-    def covered(self):
+    def covered(self) -> float:
         return 1 - self.outside / self.total if self.total else math.nan
 
     @property
-    def ran(self):
+    def ran(self) -> float:
         loader = self.parts_of_training.get("loader")
         return self._processor / max(self.total + self.work - (loader.forward if loader else 0), 1)
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Write what ran when as a file for https://ui.perfetto.dev or chrome://tracing (Trace Event Format, JSON).
 
         Raises RuntimeError if nothing has run.
@@ -114,7 +120,7 @@ class Profile:
 
     # The block
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if running.watcher is not None or self._span is not None:
             raise RuntimeError("profile: a profile or a summary is running already, and time would be counted twice; "
                                "leave its block first")
@@ -125,7 +131,7 @@ class Profile:
         running.watcher = self
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         running.watcher = None
         self._processor += time.thread_time_ns()
         while (span := self._span).outer is not None:  # an interrupt may leave some open
@@ -153,7 +159,7 @@ class Profile:
     # What comes by
 
     @contextlib.contextmanager
-    def part(self, name):
+    def part(self, name: str) -> Iterator[None]:
         """autograd.part: the optimiser's step and the like."""
         came = clock()
         account = self.parts_of_training.setdefault(name, Account(self._span.place, name))
@@ -168,7 +174,7 @@ class Profile:
             self._measured.clear()
             self._leave(span, came)
 
-    def call(self, call, inputs, options):
+    def call(self, call: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Module.__call__: let the module's forward run, and take the time."""
         came = clock()
         outer, module = self._span, call[0]
@@ -184,7 +190,7 @@ class Profile:
             account.forward += span.own
             self._leave(span, came)
 
-    def run(self, op, inputs, arrays):
+    def run(self, op: Op, inputs: tuple[Tensor, ...], arrays: list[Array]) -> Tensor:
         """Op.__call__: let the op run, and take the time. Within another's backward it is that one's."""
         came = clock()
         name, shapes, was_kept = label(op), [a.shape for a in arrays], _kept(arrays)
@@ -209,7 +215,7 @@ class Profile:
         self._leave(span, came)
         return output
 
-    def backward(self, op, gy, useful):
+    def backward(self, op: Op, gy: Tensor, useful: set[Any]) -> list[Tensor | None]:
         """autograd.run_backward: let the op's backward run, and take the time."""
         came = clock()
         account = self._of_op.get(op) or self._account_from_before(op)
@@ -234,7 +240,7 @@ class Profile:
 
     # Whose it is
 
-    def is_container(self, place):
+    def is_container(self, place: Place) -> bool:
         """Whether a module has called others, so that it is no layer; what is outside of all modules isn't either."""
         return place.root is None or (place.root, place.path) in self.containers
 
@@ -304,7 +310,7 @@ def _check_peak(peak):
                          "leave it out to have it measured")
 
 
-def profile(peak=None):
+def profile(peak: float | None = None) -> Profile:
     """Within this context time is taken: `with tn.profile() as p`, training steps inside, then print(p).
 
     The table has a row for each layer, and for each op that a larger module or the program calls itself. Layers that

@@ -31,7 +31,7 @@ from tinynet.autograd import Op
 from tinynet.ops.convolution import Gather, Scatter, WeightGradient
 from tinynet.ops.pooling import MaxPool
 from tinynet.ops.resize import Resample, Resize
-from tinynet.typing import Shape
+from tinynet.typing import Array, Shape
 
 
 class Field(NamedTuple):
@@ -67,7 +67,7 @@ def multiply_adds(op: Op, shapes: Sequence[Shape]) -> int:
     return 0
 
 
-def kept_arrays(op, arrays, y):
+def kept_arrays(op: Op, arrays: Sequence[Array], y: Array) -> list[Array]:
     """Those of an op's inputs and its result that its backward will read, as far as `keeps` tells."""
     named = dict(zip(op.arguments, arrays, strict=False), output=y)
     return [named[name] for name in op.keeps if name in named]

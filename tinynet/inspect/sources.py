@@ -3,12 +3,15 @@
 Reading takes milliseconds a function, and many cards share their functions; hence the caches.
 """
 
+from __future__ import annotations
+
 import ast
 import functools
 import inspect
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from tinynet.autograd import Op
 from tinynet.kernels import tile
@@ -16,7 +19,7 @@ from tinynet.kernels import tile
 ROOT = Path(__file__).parents[2]
 
 
-def place(thing):
+def place(thing: Any) -> str:
     """file:line of the line that begins with def or class.
 
     >>> place(Op)
@@ -27,19 +30,19 @@ def place(thing):
 
 
 @functools.cache
-def line(thing):
+def line(thing: Any) -> int:
     """The number of the line that begins with def or class."""
     lines, first = inspect.getsourcelines(plain(thing))
     return first + next(i for i, text in enumerate(lines) if text.lstrip().startswith(("def ", "class ")))
 
 
-def plain(thing):
+def plain(thing: Any) -> Any:
     """The function as it is written: without what compiles or wraps it."""
     return inspect.unwrap(getattr(thing, "py_func", thing))
 
 
 @functools.cache
-def named_in(thing):
+def named_in(thing: Any) -> list[Any]:
     """The functions and classes of tinynet that a function or class names, in the order of its source."""
     found = []
     names = vars(sys.modules[thing.__module__])
@@ -56,7 +59,7 @@ def named_in(thing):
     return found
 
 
-def kernels(op):
+def kernels(op: type) -> list[Any]:
     """The functions of tinynet.kernels that an op's forward and backward call, or helpers beside them.
 
     >>> from tinynet.ops.activation import Relu, ReluGrad
@@ -81,7 +84,7 @@ def _is_op(thing):
     return inspect.isclass(thing) and issubclass(thing, Op)
 
 
-def methods(op, name):
+def methods(op: type, name: str) -> list[Any]:
     """The op's method of that name, and those of its bases that it goes on to by super()."""
     found = []
     for cls in op.__mro__:
@@ -93,7 +96,7 @@ def methods(op, name):
 
 
 @functools.cache
-def loops(kernel):
+def loops(kernel: Any) -> list[Any]:
     """The compiled loops (@kernel) that a function of tinynet.kernels comes to, and the register tile if they use it.
 
     >>> from tinynet.kernels.matmul import matmul
@@ -112,6 +115,6 @@ def loops(kernel):
     return found
 
 
-def is_compiled(function):
+def is_compiled(function: Any) -> bool:
     """Is there a @kernel above it?"""
     return inspect.getsource(function).startswith("@kernel")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tinynet import autograd, nn, ops, tensor
 from tinynet import operators as own
@@ -19,7 +20,7 @@ from tinynet.ops.convolution import Gather, Scatter, WeightGradient
 from tinynet.ops.normalization import InputGradient, Normalize, Standardize
 
 
-def remembering():
+def remembering() -> tuple[Any, ...]:
     """A Tensor is an array that remembers which op made it.
 
     Why must it remember?
@@ -55,7 +56,7 @@ def remembering():
     return tensor.Tensor, autograd.Op
 
 
-def ordering():
+def ordering() -> tuple[Any, ...]:
     """The way back visits an op only when all that used its result has been visited.
 
     Why a topological order?
@@ -100,7 +101,7 @@ def ordering():
     return autograd.topological_order, autograd.propagate
 
 
-def adding_up():
+def adding_up() -> tuple[Any, ...]:
     """A value that is used several times gets the sum of the gradients of its uses.
 
     Why do gradients add up?
@@ -144,7 +145,7 @@ def adding_up():
     return own.Mul, autograd._add, autograd.Op._fit, own.IndexAdd, gradcheck
 
 
-def numerics():
+def numerics() -> tuple[Any, ...]:
     """The same formula can be exact or useless, depending on the order in which it is computed.
 
     Why log-sum-exp, and why does a loss take logits?
@@ -186,7 +187,7 @@ def numerics():
     return ops.logsumexp, softmax.softmax_cross_entropy, ops.cross_entropy
 
 
-def company():
+def company() -> tuple[Any, ...]:
     """Batch normalisation in training judges an image by its company; in evaluation by the past.
 
     Why are train() and eval() not the same?
@@ -234,7 +235,7 @@ def company():
     return Normalize, InputGradient, Standardize, nn.BatchNorm2d, ops.batch_norm
 
 
-def transposing():
+def transposing() -> tuple[Any, ...]:
     """A convolution is a matrix that is never written down, and its gradient is that matrix, transposed.
 
     Why is a convolution's gradient a transposed convolution?
@@ -271,7 +272,7 @@ def transposing():
     return Gather, Scatter, WeightGradient
 
 
-def checkerboards():
+def checkerboards() -> tuple[Any, ...]:
     """A transposed convolution writes some pixels more often than others, unless the stride divides the kernel.
 
     Why do generated images have checkerboards?
@@ -312,7 +313,7 @@ def checkerboards():
     return ops.conv_transpose2d, Scatter, nn.ConvTranspose2d, nn.init.bilinear
 
 
-def stepping():
+def stepping() -> tuple[Any, ...]:
     """A kernel is plain Python that is compiled; switched off, it can be stepped through.
 
     Why can't I see what a kernel does?
@@ -366,7 +367,7 @@ def stepping():
     return convolution.gather, convolution._correlate, convolution.correlate, convolution._correlate_phase
 
 
-def fewer_multiplications():
+def fewer_multiplications() -> tuple[Any, ...]:
     """Winograd's convolution multiplies less, by evaluating polynomials.
 
     Why can a convolution do with fewer multiplications?
@@ -421,7 +422,7 @@ def fewer_multiplications():
     return winograd_transform.evaluation, winograd_transform.interpolation, winograd.gather, winograd.pays
 
 
-def registers():
+def registers() -> tuple[Any, ...]:
     """One inner loop does nearly all the work, and its sums never leave the registers.
 
     Why does it need a tile?
@@ -473,7 +474,7 @@ STOPS = (remembering, ordering, adding_up, numerics, company, transposing, check
          fewer_multiplications, registers)
 
 
-def debugged(program, commands):
+def debugged(program: str, commands: str) -> str:
     """What pdb says when a program runs under it, uncompiled, and these commands are typed."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "small.py"
@@ -484,7 +485,7 @@ def debugged(program, commands):
     return done.stdout
 
 
-def way_down(said):
+def way_down(said: str) -> list[str]:
     """What pdb's `where` has said of the functions below the program's own lines: file(line)function()."""
     answer = max(said.split("(Pdb) "), key=lambda text: text.count("\n-> "))
     lines = answer.rpartition("<module>()")[2].splitlines()

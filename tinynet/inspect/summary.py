@@ -244,7 +244,7 @@ def _times(shape):
     return " x ".join(map(str, shape)) if shape else "a number"
 
 
-def count(n):
+def count(n: int) -> str:
     """A large number in short: 9,408, 12.3K, 451.7M."""
     if n < 10_000:
         return f"{n:,}"
@@ -252,7 +252,7 @@ def count(n):
     return f"{n / 1000**power:.1f}{' KMGT'[power]}"
 
 
-def size_of(n):
+def size_of(n: int) -> str:
     power = min((max(n, 1).bit_length() - 1) // 10, 3)
     value = n / 1024**power
     return f"{value:.{0 if power == 0 or value >= 100 else 1}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -1,12 +1,17 @@
 """A profile's spans as a file of Chrome's Trace Event Format: Perfetto and chrome://tracing draw it as a timeline."""
 
+from __future__ import annotations
+
 import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
+
+from tinynet.typing import FilePath
 
 
-def save_timeline(spans, path):
+def save_timeline(spans: list[Any], path: FilePath) -> None:
     """Write the spans, of one thread, as "complete" events: start and duration in microseconds, one within another."""
     where = {"pid": os.getpid(), "tid": threading.get_native_id()}
     began = min(span.start for span in spans)

@@ -1,15 +1,19 @@
 """The command tour: ten stops from a tensor to the register tile, each a file, an idea, and a program that runs."""
 
+from __future__ import annotations
+
 import argparse
 import inspect
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from tinynet.inspect import stops
 from tinynet.inspect.sources import place
 from tinynet.inspect.worked import told
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tinynet tour",
         description="A guided tour of the source in ten stops, an evening long. Without a number: the stops. With one: "
@@ -26,22 +30,22 @@ def main(arguments):
     return 0
 
 
-def idea(stop):
+def idea(stop: Callable[[], Any]) -> str:
     """A stop's first line."""
     return inspect.getdoc(stop).split("\n\n")[0]
 
 
-def question(stop):
+def question(stop: Callable[[], Any]) -> str:
     """The question that it answers."""
     return inspect.getdoc(stop).split("\n\n")[1]
 
 
-def file(stop):
+def file(stop: Callable[[], Any]) -> str:
     """The file that it is about."""
     return place(stop()[0]).partition(":")[0]
 
 
-def listing():
+def listing() -> str:
     """The stops, three lines each."""
     lines = []
     for number, stop in enumerate(stops.STOPS, start=1):
@@ -49,7 +53,7 @@ def listing():
     return "\n".join([*lines, "python -m tinynet tour 1    begins; take ten to twenty minutes for a stop"])
 
 
-def shown(number):
+def shown(number: int) -> str:
     """A stop: what to open, and its text with what its program prints now."""
     stop = stops.STOPS[number - 1]
     text = inspect.getdoc(stop).split("\n\n", 2)[2]

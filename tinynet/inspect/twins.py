@@ -4,15 +4,19 @@ tests/test_every_op.py has a function for each op that returns (op, twin, inputs
 tests/test_optim.py has a table of the optimisers. The twin is a function of tests/naive/, or a line of NumPy.
 """
 
+from __future__ import annotations
+
 import ast
 import re
+from pathlib import Path
 
+from tinynet.inspect.catalogue import Entry
 from tinynet.inspect.sources import ROOT
 
 NOT_HERE = "the naive twins are in the folder tests/ of the repository, which is not installed here"
 
 
-def twin(entry, root=ROOT):
+def twin(entry: Entry, root: Path = ROOT) -> tuple[str, str]:
     """(file:line, what is there) of the twin; ("", a sentence) where there are no tests.
 
     >>> from tinynet.inspect.catalogue import find

@@ -3,10 +3,13 @@
     m = beta1 m + (1 - beta1) g          as Python:  m = beta1 * m + (1 - beta1) * g
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 import re
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +19,7 @@ from tinynet.inspect.worked import first, run
 STEPS = 3
 
 
-def equations(rule):
+def equations(rule: type) -> list[tuple[str, str]]:
     """[(name, formula)] of the docstring's lines of the form `name = formula`; what follows a gap is a remark.
 
     >>> from tinynet import optim
@@ -27,7 +30,7 @@ def equations(rule):
     return re.findall(r"^ *(\w) = (.*?)(?:  .*)?$", prose, re.MULTILINE)
 
 
-def as_python(formula):
+def as_python(formula: str) -> str:
     """A formula as an expression: a product is written as two factors side by side, a power with ^.
 
     >>> as_python("lr (m / (1 - beta1^t))")
@@ -42,7 +45,7 @@ def as_python(formula):
     return " ".join(words)
 
 
-def recorded(rule):
+def recorded(rule: type) -> tuple[list[str], dict[str, Any]]:
     """(the lines of the docstring's example, the settings of the optimiser that it makes)."""
     made = []
 
@@ -54,7 +57,7 @@ def recorded(rule):
     return lines, first(made, rule)
 
 
-def steps(rule, options):
+def steps(rule: type, options: dict[str, Any]) -> list[Any]:
     """[(t, g, w by the equations, w by step())] on the valley w^2, from w = 1 on."""
     w = tn.Tensor(np.ones(1), requires_grad=True)
     optimizer = rule([w], **options)

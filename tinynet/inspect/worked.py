@@ -1,12 +1,15 @@
 """A docstring's example, run: what it prints, the gradients of its call, and the check of these."""
 
+from __future__ import annotations
+
 import contextlib
 import doctest
 import inspect
 import io
 import sys
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +19,7 @@ from tinynet.autograd import watched
 JITTER = 0.05  # by how much the values of an example are moved for the check: few then stand on a kink
 
 
-def run(text, names):
+def run(text: str, names: dict[str, Any]) -> list[str]:
     """The lines of all examples in a docstring with what they print now.
 
     >>> run("Twice.\\n\\n>>> 2 * x\\n4\\n", {"x": 2})
@@ -25,7 +28,7 @@ def run(text, names):
     return [line for part in doctest.DocTestParser().get_examples(text) for line in _played(part, names)]
 
 
-def told(text, names):
+def told(text: str, names: dict[str, Any]) -> str:
     """A text with what its examples print now in place of what is written there.
 
     >>> told("Twice:\\n\\n>>> 2 * x\\n5\\n\\nThat is all.", {"x": 2})
@@ -48,7 +51,7 @@ def _played(example, names):
     return [f">>> {top}", *(f"... {line}" for line in more), *printed.getvalue().splitlines()]
 
 
-def first(calls, thing):
+def first(calls: Sequence[Any], thing: Any) -> Any:
     """The first call of a function or class that its own example makes."""
     if not calls:
         raise LookupError(f"{thing.__name__}: the example in its docstring doesn't call it by this name")
@@ -58,12 +61,12 @@ def first(calls, thing):
 class Call(NamedTuple):
     """A call of a function or layer as an example makes it: which arrays go in, and the same as a function of them."""
 
-    lines: list  # of the example
-    leaves: dict  # name -> float64 array
-    function: object  # of Tensors, in the order of the leaves
+    lines: list[str]  # of the example
+    leaves: dict[str, np.ndarray]  # name -> float64 array
+    function: Callable[..., Any]  # of Tensors, in the order of the leaves
 
 
-def of_function(function):
+def of_function(function: Callable[..., Any]) -> Call:
     """The call of a function in its own docstring's example."""
     calls = []
 
@@ -99,7 +102,7 @@ def _is_input(value):
     return isinstance(value, (list, np.ndarray)) and np.asarray(value).dtype.kind == "f"
 
 
-def of_layer(cls):
+def of_layer(cls: Any) -> Call:
     """The call of a layer in its own docstring's example, as a function of x and of the layer's parameters."""
     calls = []
 
@@ -132,12 +135,12 @@ class Gradients(NamedTuple):
 
     y: np.ndarray
     gy: np.ndarray
-    of_leaves: dict  # name -> ndarray, or None where there is no gradient
-    forward_ops: list  # the classes of the ops that ran, each once
-    backward_ops: list
+    of_leaves: dict[str, np.ndarray | None]  # name -> ndarray, or None where there is no gradient
+    forward_ops: list[type]  # the classes of the ops that ran, each once
+    backward_ops: list[type]
 
 
-def gradients(call):
+def gradients(call: Call) -> Gradients:
     """The call's result and gradients in float64; gy counts 1, 2, 3, ..., so that no two elements get the same."""
     leaves = [tn.Tensor(x, requires_grad=True) for x in call.leaves.values()]
     forward_ops, backward_ops = {}, {}
@@ -150,7 +153,7 @@ def gradients(call):
     return Gradients(y.numpy(), gy, dict(zip(call.leaves, found, strict=True)), list(forward_ops), list(backward_ops))
 
 
-def check(call):
+def check(call: Call) -> list[str]:
     """What tn.gradcheck and tn.gradgradcheck say, a line each, at the example's values moved a little."""
     rng = np.random.default_rng(0)
     leaves = [tn.Tensor(x + rng.uniform(-JITTER, JITTER, x.shape), requires_grad=True) for x in call.leaves.values()]

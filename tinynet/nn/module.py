@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class Module(metaclass=ModuleType):
     def __init__(self) -> None:
         """Nothing to do; it is here so that arguments which a class does not take are an error."""
 
-    def forward(self, *inputs):
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward; define forward(self, x) in it")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
