@@ -35,6 +35,14 @@ def test_public_names_are_there_and_documented(module):
         assert getattr(module, name).__doc__, f"{module.__name__}.{name}"
 
 
+def test_the_version_is_the_same_everywhere():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", tn.__version__)
+    root = Path(tn.__file__).parent.parent
+    assert re.search(r"^## \[(.+?)\]", (root / "CHANGELOG.md").read_text(), re.M)[1] == tn.__version__
+    settings = pytest.importorskip("setuptools.config.setupcfg").read_configuration(root / "setup.cfg")
+    assert settings["metadata"]["version"] == tn.__version__
+
+
 def python(program, **environment):
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True,
                           text=True, timeout=300)

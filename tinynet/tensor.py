@@ -11,6 +11,7 @@ import numpy as np
 from tinynet import autograd, guard
 from tinynet import operators as ops
 from tinynet.autograd import FLOATS, Op
+from tinynet.notebook import tensor_html
 from tinynet.typing import Array, Axes, DType, Numbers, Shape
 
 
@@ -123,6 +124,9 @@ class Tensor:
         dtype = "" if self.dtype == np.float32 else f", dtype={self.dtype}"
         made = f", op={type(self.op).__name__}" if self.op else ", requires_grad=True" if self.requires_grad else ""
         return f"Tensor({body}{dtype}{made})"
+
+    def _repr_html_(self) -> str:
+        return tensor_html(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tensor, (self.array.copy(), self.requires_grad)  # copies and pickles are leaves: no graph, no gradient

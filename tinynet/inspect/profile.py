@@ -27,7 +27,7 @@ from tinynet import guard
 from tinynet.autograd import Op, run_backward, running
 from tinynet.inspect.accounts import OUTSIDE_MODULES, Account, Place, Span
 from tinynet.inspect.graph import Names, also_does, label
-from tinynet.inspect.ledger import Ledger
+from tinynet.inspect.ledger import Ledger, Row
 from tinynet.inspect.peak import peak_of_this_machine
 from tinynet.inspect.reach import kept_arrays, multiply_adds
 from tinynet.inspect.timeline import save_timeline

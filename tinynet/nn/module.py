@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from tinynet.autograd import running
+from tinynet.notebook import module_html, times
 from tinynet.tensor import Tensor, TensorLike
 from tinynet.typing import Array, DType
 
@@ -257,6 +258,12 @@ class Module(metaclass=ModuleType):
         lines = [f"{name}: {part!r}".replace("\n", "\n  ") for name, part in parts]
         return f"{headline(self)[:-1]}{comment}\n  " + "\n  ".join(lines) + "\n)"
 
+    def _repr_html_(self) -> str:
+        count = sum(parameter.size for parameter in self.parameters())
+        mode = "training" if self.training else "evaluation"
+        title = f"{type(self).__name__}: {count:,} parameter{'s' * (count != 1)}, in {mode} mode"
+        return module_html(title, (_described(name, module) for name, module in self.named_modules()))
+
 
 def headline(module: Module) -> str:
     """The constructor's call as far as the attributes tell it, without what is at its default.
@@ -282,6 +289,14 @@ def headline(module: Module) -> str:
         positional = positional and required and len(words) < 2
         words.append(repr(value) if positional else f"{name}={value!r}")
     return f"{type(module).__name__}({', '.join(words)})"
+
+
+def _described(name, module):
+    """A module's cells in a notebook's table."""
+    own = [(name, value) for name, value in module._owned() if not isinstance(value, Module)]
+    count = sum(value.size for _, value in own if isinstance(value, Parameter))
+    arrays = ", ".join(f"{name} {times(value.shape)}" for name, value in own)
+    return name, headline(module), arrays, f"{count:,}" if count else ""
 
 
 def _is_plain(value):
