@@ -116,7 +116,7 @@ def test_mypy_rejects_every_mistake(checked):
     """A `type: ignore` at a line where mypy had nothing to complain of, or of something else, would be an error."""
     assert [line for line in checked if line.startswith("tests/typing/wrong.py")] == []
     text = (ROOT / "tests/typing/wrong.py").read_text()
-    mistakes = text[text.index("tn.Tensor([1.0], grad"):].splitlines()
+    mistakes = text[text.index("    tn.Tensor([1.0], grad"):].splitlines()
     assert len(mistakes) > 25 and all(re.search(r"# type: ignore\[[a-z, -]+\]$", line) for line in mistakes)
 
 
