@@ -46,11 +46,13 @@ class _Running(threading.local):
     backward runs. Ops remember it as theirs.
     watcher: in a dry run, the object whose run(op, inputs, arrays) stands in for the ops' forward; see Op.dry_run.
     tracer: called with every op, its inputs and its output, once it has run; see watched.
+    landed: called with every leaf whose .grad is complete; see landing.
     """
 
     call = None
     watcher = None
     tracer = None
+    landed = None
 
 
 running = _Running()
@@ -123,6 +125,21 @@ def watched(tracer):
     Reshape ()
     """
     return _switched("tracer", tracer, running)
+
+
+def landing(listener):
+    """Within this context listener(leaf) is called as soon as a backward pass has completed the leaf's .grad.
+
+    A leaf comes behind all its consumers in topological order, and right behind the last of them: while most of the
+    backward pass is still to come, so that what is to be done with a gradient can be begun.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> with landing(lambda leaf: print(leaf.grad)):
+    ...     (w * w).sum().backward()
+    Tensor([2., 4.])
+    """
+    return _switched("landed", listener, running)
 
 
 def _noting(line):
@@ -329,6 +346,8 @@ def propagate(outputs, gradients, targets=None, create_graph=False, retain_graph
             if not isinstance(n, Op):
                 if wanted is None and g is not None:
                     n.accumulate_grad(g)
+                    if running.landed is not None:
+                        running.landed(n)
                 continue
             if g is not None and n in useful:
                 n.may_overwrite = n in ours and n not in found and not (create_graph or _mode.anomaly)
