@@ -159,7 +159,6 @@ def leaving(folder):
     """The second rank gives up with a sentence, as the examples do."""
     if team.current().rank == 1:
         sys.exit("ValueError: no such data")
-    training.fit(*[None] * 4, epochs=1, out=folder)
 
 
 def forever(folder):

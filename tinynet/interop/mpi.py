@@ -43,11 +43,12 @@ import numpy as np
 from tinynet import random, team
 from tinynet.autograd import landing
 from tinynet.interop.mpi_batch_norm import synchronised
+from tinynet.kernels.memory import empty, zeros
 
 __all__ = ["Ranks", "group", "synchronised"]
 
 STARTED_BY_MPIEXEC = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"  # Open MPI's, MPICH's, and that of other launchers
-BUCKET_BYTES = 1 << 20  # small enough that the first is soon full, large enough that latency counts for little
+BUCKET_BYTES = 1 << 18  # small enough that the first is soon full, large enough that latency counts for little
 NAP_SECONDS = 0.002
 FAREWELL_SECONDS = 10
 
@@ -202,13 +203,13 @@ class Bucket:
         """Send part r of the gradients to rank r, for all r; the other ranks' parts of this rank's number come."""
         sizes = [p.size for p in self.parameters]
         part = -(-(sum(sizes) + len(sizes)) // comm.size)
-        self.own = np.zeros(comm.size * part, self.parameters[0].dtype)
+        self.own = zeros((comm.size * part,), self.parameters[0].dtype)
         *self.places, self.has_gradient, _ = np.split(self.own, np.cumsum([*sizes, len(sizes)]))
         for i, (p, place) in enumerate(zip(self.parameters, self.places, strict=True)):
             if p.grad is not None:  # as in a branch of the network that this rank did not take
                 place[:] = p.grad.array.reshape(-1)
                 self.has_gradient[i] = 1
-        self.received = np.empty((comm.size, part), self.own.dtype)
+        self.received = empty((comm.size, part), self.own.dtype)
         self.request = comm.Ialltoall(self.own, self.received)
 
     def add(self, comm):
@@ -251,7 +252,7 @@ def _leave(ranks, error):
     if ends and ranks.wait(FAREWELL_SECONDS):
         return
     text = str(error.code) if isinstance(error, SystemExit) else "".join(traceback.format_exception(error))
-    print(f"rank {ranks.rank} of {ranks.size}: {text.rstrip()}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"rank {ranks.rank} of {ranks.size}: {text.rstrip()}\n")  # at once, lest ranks mix their lines
     if sys.stdout is not None:
         sys.stdout.flush()
     code = error.code if ends and error.code else 1
