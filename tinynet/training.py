@@ -49,6 +49,8 @@ def fit(model, optimizer, loader, loss_fn, *, epochs, out, schedule=None, clip_n
     - resume: go on from the checkpoint in `out`; the results are, bit for bit, those without the stop.
     - config: a dict that JSON holds; resuming with another one is refused.
 
+    Within interop.mpi.group() several processes share the work: the loader's batch_size is that of all together.
+
     Epochs count from 1. The first Ctrl-C (or SIGTERM) stops between two batches, with a checkpoint, and exits
     with code 130 (143); the second stops at once. Raises ValueError for a checkpoint of something else,
     OSError where `out` can't be written, FloatingPointError when the loss or a weight is no longer finite:
@@ -59,6 +61,8 @@ def fit(model, optimizer, loader, loss_fn, *, epochs, out, schedule=None, clip_n
     config = _checked_config({**(config or {}), "clip_norm": clip_norm, "batches_per_epoch": len(loader)})
     checkpoint, best, table = (os.path.join(out, name) for name in (CHECKPOINT, BEST, METRICS))
     progress, ranks = Progress(), team.current()
+    part = ranks.rank, ranks.size
+    loader.batches(progress.epoch, part=part)  # refuses what can't be shared, before anything is written
     if is_first():
         make_folder(out)
         if resume:
@@ -72,7 +76,7 @@ def fit(model, optimizer, loader, loss_fn, *, epochs, out, schedule=None, clip_n
     with StopSignals() as stop, Display(epochs, len(loader)) as display:
         while progress.epoch <= epochs:
             display.begin_epoch(progress)
-            with closing(loader.batches(progress.epoch, progress.batch, (ranks.rank, ranks.size))) as batches:
+            with closing(loader.batches(progress.epoch, progress.batch, part)) as batches:
                 for batch in batches:
                     if schedule is not None:
                         optimizer.lr = schedule(progress.step)

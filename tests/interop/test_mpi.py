@@ -33,7 +33,8 @@ ENVIRONMENT["OMPI_MCA_mpi_yield_when_idle"] = "1"  # Open MPI: the ranks may sha
 
 def command(ranks, what, folder):
     version = subprocess.run([MPIEXEC, "--version"], capture_output=True, text=True).stdout
-    options = [] if "HYDRA" in version else ["--oversubscribe", "--allow-run-as-root"]  # MPICH; Open MPI
+    is_mpich = "HYDRA" in version
+    options = [] if is_mpich else ["--oversubscribe", "--allow-run-as-root", "--bind-to", "none"]
     folder.mkdir(exist_ok=True)
     program = [sys.executable, "-m", "tests.interop.mpi_program", what, str(folder)]
     return [MPIEXEC, *options, "-n", str(ranks), *program]
@@ -61,7 +62,8 @@ def runs(tmp_path_factory):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("epoch 1/3") == 4        # one rank prints, once for each case
         (threads,) = re.findall(r"threads (\d+)", done.stdout)
-        assert int(threads) == max(1, len(os.sched_getaffinity(0)) // ranks)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        assert int(threads) == max(1, cores // ranks)
     (base / "alone").mkdir()
     for dtype, norm in mpi_program.CASES:
         model, history = mpi_program.train(base / "alone" / "out", dtype, norm)
@@ -121,9 +123,8 @@ def test_sums_begin_while_the_backward_pass_goes_on(runs):
         events = kept(runs["two"][0], "overlap", rank)["events"].tolist()
         end = events.index("backward ended")
         posts = [i for i, event in enumerate(events) if event == "post"]
-        assert len(posts) == 6 and posts[-1] < end
-        after_the_first = events[posts[0]:end]
-        assert after_the_first.count("MatMul") == 9         # of 11 in this backward pass of 6 layers
+        assert len(posts) == 8 and posts[5] < end < posts[7]     # the last is of a layer that gets no gradient
+        assert events[posts[0]:end].count("MatMul") >= 9         # of 11 in a backward pass of 6 layers
 
 
 def test_dropout_differs_between_ranks_and_comes_again_after_a_stop(tmp_path):
@@ -166,7 +167,7 @@ def test_a_killed_rank_ends_all(tmp_path):
 
 
 def test_without_mpiexec_there_is_nothing_to_do(monkeypatch):
-    for name in mpi.STARTED_BY_MPIEXEC:
+    for name in mpi.SIZES:
         monkeypatch.delenv(name, raising=False)
     with mpi.group() as ranks:
         assert ranks is team.ALONE and autograd.running.landed is None

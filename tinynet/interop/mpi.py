@@ -47,7 +47,7 @@ from tinynet.kernels.memory import empty, zeros
 
 __all__ = ["Ranks", "group", "synchronised"]
 
-STARTED_BY_MPIEXEC = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"  # Open MPI's, MPICH's, and that of other launchers
+SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"  # how many processes Open MPI's mpiexec has started, and MPICH's and others
 BUCKET_BYTES = 1 << 18  # small enough that the first is soon full, large enough that latency counts for little
 NAP_SECONDS = 0.002
 FAREWELL_SECONDS = 10
@@ -57,10 +57,10 @@ FAREWELL_SECONDS = 10
 def group():
     """Within this context `training.fit` shares its work with the other processes that mpiexec has started.
 
-    Also a decorator, for a program's main function. Without mpiexec it does nothing, and mpi4py is not needed. Only
-    the first rank prints to stdout. An exception in one rank is printed with the rank's number and ends all of them.
+    Also a decorator, for a program's main function. Where there are no others it does nothing and needs no mpi4py.
+    Only the first rank prints to stdout. An exception in one rank is printed with the rank's number and ends them all.
     """
-    if not any(name in os.environ for name in STARTED_BY_MPIEXEC) or team.current() is not team.ALONE:
+    if all(os.environ.get(name, "1") == "1" for name in SIZES) or team.current() is not team.ALONE:
         yield team.current()
         return
     try:
@@ -82,10 +82,15 @@ def group():
 class Ranks:
     """The processes of an MPI communicator, as a team (see tinynet/team.py, which says what each method is for).
 
-    With a training loop of one's own, in place of loss.backward(), after optimizer.zero_grad():
+    In a training loop of one's own:
 
-        value, samples = ranks.mean(loss.item(), len(images))
-        ranks.backward(loss, len(images) / samples, optimizer.parameters)
+        model.load_state_dict(ranks.broadcast(model.state_dict()))
+        for images, labels in loader.batches(epoch, part=(ranks.rank, ranks.size)):
+            optimizer.zero_grad()
+            loss = tn.cross_entropy(model(tn.Tensor(images)), labels)
+            value, samples = ranks.mean(loss.item(), len(images))
+            ranks.backward(loss, len(images) / samples, optimizer.parameters)
+            optimizer.step()
     """
 
     def __init__(self, comm):
@@ -153,6 +158,7 @@ class Sum:
 
     def advance(self, wait=False):
         """Begin what can be begun. The order is that of the buckets, whatever is ready first: the same in all ranks.
+        (So a parameter that gets no gradient at all holds up the buckets behind it, to the end of the backward pass.)
 
         Many MPIs move data only while they are called; this is also the time that they get.
         """
@@ -229,6 +235,7 @@ def share_cores(comm):
 
     p ranks with a thread for every core each would run p threads a core, which wait for one another at the end of
     every kernel. A launcher may also have bound each rank to cores of its own, so those that share a core are counted.
+    (Open MPI binds each to a single core if they are few; with `mpiexec --bind-to none` they share all.)
     NUMBA_NUM_THREADS, where it is set, is left alone. numba reads it before it starts its threads, at the first kernel.
     """
     if "NUMBA_NUM_THREADS" in os.environ:
