@@ -39,6 +39,7 @@ import tinynet as tn
 from tinynet import data, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.data.augmentation import resize_nearest
+from tinynet.interop import mpi
 
 # The network
 
@@ -227,7 +228,8 @@ def train(options):
         config={**config, "noise": options.noise, "seed": options.seed, "batch_size": options.batch_size,
                 "lr": options.lr, "epochs": options.epochs},
     )
-    report(model, train_set, held_back, Path(options.out))
+    if training.is_first():
+        report(model, train_set, held_back, Path(options.out))
 
 
 def values(code):
@@ -441,6 +443,7 @@ def code_shape(text):
     return sizes if len(sizes) == 3 else sizes[0]
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     options = parse(arguments)
     try:

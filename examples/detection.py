@@ -33,6 +33,7 @@ import tinynet as tn
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.data.augmentation import resize_bilinear
+from tinynet.interop import mpi
 
 # The network
 
@@ -261,7 +262,8 @@ def train(options):
         resume=options.resume,
         config=config,
     )
-    report(model, val_set, config, Path(options.out))
+    if training.is_first():
+        report(model, val_set, config, Path(options.out))
 
 
 def smooth_l1(boxes, target):
@@ -468,6 +470,7 @@ def parse(arguments=None):
     return options
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if "--many" in arguments:

@@ -38,6 +38,7 @@ from examples.detection import KINDS, Resized, convolution
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.data.loader import draw as draw_sample
+from tinynet.interop import mpi
 
 # The network
 
@@ -249,8 +250,9 @@ def train(options):
         config={"classes": classes, "size": options.size, "widths": list(widths), "stride": options.stride,
                 "seed": options.seed, "batch_size": options.batch_size, "lr": options.lr, "epochs": options.epochs},
     )
-    print(f"\nwithout looking, the same boxes in each image: mean AP {blind(train_set, val_set).mean():.3f}")
-    report(model, val_set, Path(options.out), "objects")
+    if training.is_first():
+        print(f"\nwithout looking, the same boxes in each image: mean AP {blind(train_set, val_set).mean():.3f}")
+        report(model, val_set, Path(options.out), "objects")
 
 
 # Evaluation
@@ -448,6 +450,7 @@ def parse(arguments=None):
     return options
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     options = parse(arguments)
     try:

@@ -38,6 +38,7 @@ import numpy as np
 import tinynet as tn
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
+from tinynet.interop import mpi
 
 # The network
 
@@ -191,25 +192,31 @@ def train(options):
     val_set, train_set = load(options.split, options.data), load("train", options.data)
     sizes = f"{len(train_set)} training images, {len(train_set.classes)} classes"
     print(f"{sizes}; {options.epochs} epochs each for " + ", ".join(name for name, *_ in networks(options)))
-    gradients = {name: first_gradients(make(options, depth, residual, train_set), train_set, options)
-                 for name, depth, residual in networks(options)}
-    draw_gradients(Path(options.out) / "gradients.png", gradients)
+    if training.is_first():
+        gradients = {name: first_gradients(make(options, depth, residual, train_set), train_set, options)
+                     for name, depth, residual in networks(options)}
+        draw_gradients(Path(options.out) / "gradients.png", gradients)
     histories, results = {}, []
     for number, (name, depth, residual) in enumerate(networks(options)):
         out = Path(options.out) / name
         model = make(options, depth, residual, train_set)
+        if options.sync_batch_norm:
+            mpi.synchronised(model)
         print(f"\n{name}: {sum(p.size for p in model.parameters()):,} parameters")
         began = time.process_time()
         # A network that isn't the first may have to be started when the run is resumed.
         resume = options.resume and (number == 0 or (out / training.CHECKPOINT).exists())
         histories[name] = fit(model, train_set, val_set, out, resume, options)
+        if not training.is_first():
+            continue
         minutes = round((time.process_time() - began) / 60, 1)
         results.append({"network": name, **figures(model.eval(), train_set, "train"),
                         **figures(model, val_set, "val"),
                         "cpu_minutes": "" if resume else minutes})  # those before a stop aren't known
         training.write_metrics(Path(options.out) / "results.csv", results)
-    draw_curves(Path(options.out) / "curves.png", histories, baseline(train_set, val_set))
-    report(results, train_set, val_set, options)
+    if training.is_first():
+        draw_curves(Path(options.out) / "curves.png", histories, baseline(train_set, val_set))
+        report(results, train_set, val_set, options)
 
 
 def networks(options):
@@ -416,6 +423,7 @@ def parse(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1,
                         help="threads that prepare batches (default: %(default)s)")
+    parser.add_argument("--sync-batch-norm", action="store_true", help="under mpiexec: over all ranks' images")
     parser.add_argument("--out", metavar="DIR", default="out/residual", help="(default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
     parser.add_argument("--evaluate", metavar="CHECKPOINT", nargs="+",
@@ -430,6 +438,7 @@ def parse(arguments=None):
     return options
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     options = parse(arguments)
     try:

@@ -5,6 +5,7 @@
     python -m examples.segmentation --evaluate out/segmentation/best.safetensors --data camvid --split val
     python -m examples.segmentation --compare            the same twice, without skips and with: what they are worth
     python -m examples.segmentation --foreground car,person                    region of interest, or the rest
+    mpiexec -n 4 python -m examples.segmentation         four processes, on one machine or several, train as one
 
 On the way down, blocks of convolutions find *what* there is and pooling makes the picture smaller, so that each pixel
 comes to know its surroundings. On the way up, transposed convolutions make it large again. But pooling has lost *where*
@@ -32,6 +33,7 @@ import numpy as np
 import tinynet as tn
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
+from tinynet.interop import mpi
 
 # The network
 
@@ -168,14 +170,16 @@ def train(options):
     val_set = load(options.split, options.data, options.foreground)
     if not options.compare:
         model = learn(options, options.skips, options.out, val_set, options.resume)
-        report({"output": model}, val_set, f"{options.out}/scenes.png")
+        if training.is_first():
+            report({"output": model}, val_set, f"{options.out}/scenes.png")
         return
     models = {}
     for name, skips in (("without skips", False), ("with skips", True)):
         out = f"{options.out}/{name.replace(' ', '-')}"
         begun = options.resume and (not models or Path(out, training.CHECKPOINT).exists())
         models[name] = learn(options, skips, out, val_set, begun)
-    report(models, val_set, f"{options.out}/compare.png")
+    if training.is_first():
+        report(models, val_set, f"{options.out}/compare.png")
 
 
 def learn(options, skips, out, val_set, resume):
@@ -184,6 +188,8 @@ def learn(options, skips, out, val_set, resume):
     tn.manual_seed(options.seed)
     classes, widths = list(train_set.classes), options.widths
     model = FCN(scores(classes), widths, skips=skips)
+    if options.sync_batch_norm:
+        mpi.synchronised(model)
     loss = loss_function(train_set, options)
     loader = data.DataLoader(augmented(train_set, is_photos=options.data is not None), options.batch_size,
                              shuffle=True, seed=options.seed, workers=options.workers, drop_last=True)
@@ -427,6 +433,7 @@ def parse(arguments=None):
     parser.add_argument("--loss", choices=("bce", "dice"), help="of a foreground: cross-entropy (default) or overlap")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="threads that prepare batches (default: %(default)s)")
+    parser.add_argument("--sync-batch-norm", action="store_true", help="under mpiexec: over all ranks' images")
     parser.add_argument("--out", metavar="DIR", default="out/segmentation", help="(default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--evaluate", metavar="CHECKPOINT", nargs="+", help="only evaluate; two are compared")
@@ -444,6 +451,7 @@ def parse(arguments=None):
     return options
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     options = parse(arguments)
     try:
