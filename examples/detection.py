@@ -30,6 +30,8 @@ from pathlib import Path
 import numpy as np
 
 import tinynet as tn
+from examples.record import Record, about
+from examples.sketch import FOUND, TRUE, boxed, with_answers
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.data.augmentation import resize_bilinear
@@ -246,18 +248,28 @@ def train(options):
         where = BOX_LOSSES[options.box_loss](found, boxes)
         return options.box_weight * where + tn.cross_entropy(logits, labels, label_smoothing=0.1)
 
-    def after_epoch(epoch, model, row):
-        if epoch in (1, 2, 4) or epoch % 10 == 0:
-            draw(Path(options.out) / f"epoch-{epoch:03d}.png", val_set, *outputs(model, val_set))
+    def evaluated(model):
+        boxes, probabilities = outputs(model, val_set)
+        true_boxes, labels = truth(val_set)
+        confusion = metrics.ConfusionMatrix(len(classes))
+        confusion.update(probabilities.argmax(1), labels)
+        record.confusion(classes, confusion.matrix)
+        return figures(boxes, probabilities, true_boxes, labels)
+
+    samples = [val_set[i] for i in range(0, len(val_set), -(-len(val_set) // 6))]
+    record = Record(options.out, options, model, loader, loss_fn, resume=options.resume,
+                    show=lambda model: sketched(model, samples, classes),
+                    shown="boxes, and below how likely the likeliest classes are, the true one in green",
+                    legend=[("true box", TRUE), ("found box", FOUND)])
 
     training.fit(
         model, optimizer, loader, loss_fn,
         epochs=options.epochs,
         out=options.out,
         schedule=optim.OneCycleLR(options.lr, options.epochs * len(loader)),
-        evaluate=lambda model: figures(*outputs(model, val_set), *truth(val_set)),
+        evaluate=evaluated,
         follow=("found", max),
-        after_epoch=after_epoch,
+        after_epoch=record,
         resume=options.resume,
         config=config,
     )
@@ -334,7 +346,12 @@ def restore(path):
 
 # Pictures
 
-TRUE, FOUND = "#19e04a", "#ff8c00"  # colours of boxes
+
+def sketched(model, samples, classes):
+    """Small pictures of what is found in a few samples (image, true box, label)."""
+    boxes, probabilities = predict(model, np.stack([image for image, _, _ in samples]))
+    return [with_answers(boxed(image, [(true_box, TRUE, 5, ""), (box, FOUND, 2, "")]), classes, likely, label)
+            for (image, true_box, label), box, likely in zip(samples, boxes, probabilities, strict=True)]
 
 
 def draw(path, dataset, boxes, probabilities, columns=6):
@@ -461,6 +478,7 @@ def parse(arguments=None):
     parser.add_argument("--evaluate", metavar="CHECKPOINT", help="only evaluate")
     parser.add_argument("--split", metavar="NAME", default="val", help="what to evaluate on (default: %(default)s)")
     options = parser.parse_args(arguments)
+    options.about = about(parser, arguments)
     kind = SCENES if not options.data else TINY_IMAGENET if is_tiny_imagenet(options.data) else VOC
     for name, value in kind.items():
         if getattr(options, name) is None:
