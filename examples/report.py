@@ -1,8 +1,9 @@
 """report.html: a run's files made into one page that fetches nothing, to watch a network learn epoch by epoch.
 
-It shows what lies in the run's folder, as tinynet/training.py and examples/record.py have written it, and leaves out what
-doesn't: metrics.csv, and in the folder `report` the pictures of the epochs, the filters, the confusion matrix, the
-model's summary and its graph. Of several runs it shows each thing side by side. The page is examples/report_template.html.
+It shows what lies in the run's folder, as tinynet/training.py and examples/record.py have written it, and leaves out
+what doesn't: metrics.csv, and in the folder `report` the pictures of the epochs, the filters, the confusion matrix,
+the model's summary and its graph. Of several runs it shows each thing side by side. The page around all that, with its
+style and script, is examples/report_template.html.
 """
 
 import base64
@@ -19,7 +20,7 @@ from tinynet.training import METRICS
 
 PAGE, FOLDER = "report.html", "report"
 FILES = ("about.json", "given-*.png", "shown-*.png", "filters-*.png", "confusion.csv", "summary.html", "graph.svg")
-TEMPLATE = Path(__file__).with_name("report_template.html")
+TEMPLATE = Template(Path(__file__).with_name("report_template.html").read_text(encoding="utf-8"))
 escape = html.escape
 
 
@@ -28,10 +29,15 @@ def write(folder, runs):
     runs = [Run(name, Path(path), number) for number, (name, path) in enumerate(runs.items())]
     about = runs[0].about
     what, _, idea = about.get("what", "A network").partition(": ")
-    page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(what), idea=escape(idea[:1].upper() + idea[1:]), watch=watch(runs), curves=curves(runs),
-        confusion=confusion(runs), network=network(runs), graph=graphs(runs), numbers=numbers(runs), made=made(about))
+    page = TEMPLATE.substitute(
+        title=escape(what), idea=escape(idea[:1].upper() + idea[1:]), controls=controls(runs), watch=watch(runs),
+        curves=curves(runs), confusion=confusion(runs), network=network(runs), graph=graphs(runs),
+        numbers=numbers(runs), made=made(about))
     write_atomically(Path(folder) / PAGE, [page.encode()])
+
+
+def section(name, title, content):
+    return f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2>\n{content}</section>'
 
 
 class Run:
@@ -60,30 +66,35 @@ class Run:
 
 # The pictures by epoch
 
-def watch(runs):
-    """The slider, and what it moves: the pictures and the filters of each epoch."""
+def controls(runs):
+    """The slider, which counts the epochs that have pictures; the script shows it."""
     epochs = sorted({epoch for run in runs for epoch in run.pictures("shown")})
     if not epochs:
         return ""
-    about, last = runs[0].about, len(epochs) - 1
+    last = len(epochs) - 1
+    return f"""<div class="controls" id="controls" hidden><label for="epoch">Epoch</label>
+<input type="range" id="epoch" min="0" max="{last}" value="{last}" data-epochs="{epochs}">
+<output for="epoch" id="said">{epochs[-1]}</output><button type="button" id="play">Play</button></div>"""
+
+
+def watch(runs):
+    """What the slider moves: the pictures and the filters of each epoch."""
+    if not any(run.pictures("shown") for run in runs):
+        return ""
+    about = runs[0].about
     rows = [f'<h3>{escape(name)}</h3>{image(runs[0].folder / f"given-{i}.png", name)}'
             for i, name in enumerate(about.get("given", ())) if (runs[0].folder / f"given-{i}.png").exists()]
     shown = about.get("shown", "output")
     rows += [f"<h3>{escape(run.name or shown)}</h3>{film(run, 'shown', shown)}" for run in runs]
     filters = "".join(f"<div>{heading(run)}{film(run, 'filters', 'filters')}</div>" for run in runs)
-    return f"""<section aria-labelledby="watch"><h2 id="watch">Watch it learn</h2>
-<div class="controls" id="controls" hidden>
-<label for="epoch">Epoch</label>
-<input type="range" id="epoch" min="0" max="{last}" value="{last}" data-epochs="{escape(json.dumps(epochs))}">
-<output for="epoch" id="said">{epochs[-1]}</output><button type="button" id="play">Play</button>
-</div>
-<p>Images that the network is not trained on, the same ones after each epoch: {escape(shown)}. The slider moves the pictures,
-the filters and the dots on the curves; arrow keys move it by one.</p>
+    return section("watch", "Watch it learn", f"""
+<p>Images that the network is not trained on, the same ones after each epoch: {escape(shown)}. The slider moves the
+pictures, the filters and the dots on the curves; arrow keys move it by one.</p>
 {legend(about.get("legend", ()))}
 {scrolling("pictures by epoch", f'<div class="strips">{"".join(rows)}</div>', "pictures")}
 <h3 class="large">The first layer's filters</h3>
-<p>What each of its convolution's windows looks for, and against: grey is 0. From noise they turn into edges, blobs and colours.</p>
-<div class="filters">{filters}</div></section>"""
+<p>What each of its convolution's windows looks for, and against: grey is 0.</p>
+<div class="filters">{filters}</div>""")
 
 
 def film(run, kind, what):
@@ -132,14 +143,15 @@ def curves(runs):
     names = [name for name in (runs[0].rows or [{}])[0] if name not in ("epoch", "step")]
     if not names:
         return ""
-    key = "".join(f'<li><svg width="34" height="12" aria-hidden="true"><path class="line run{run.number}" d="M1 6H33"/></svg>'
-                  f"{escape(run.name)}</li>" for run in runs if run.name)
+    key = "".join(f'<li><svg width="34" height="12" aria-hidden="true"><path class="line run{run.number}" '
+                  f'd="M1 6H33"/></svg>{escape(run.name)}</li>' for run in runs if run.name)
     charts = "".join(f"<figure><figcaption>{escape(name.replace('_', ' '))}</figcaption>{chart(name, runs)}</figure>"
                      for name in names)
-    return f"""<section aria-labelledby="curves"><h2 id="curves">Curves</h2>
-<p>By epoch. <em>loss</em> is the mean over the epoch's batches, as they were met in training; <em>lr</em> is the learning rate at
-its end; the others are measured after each epoch on images that the network is not trained on, if their name doesn't say otherwise.</p>
-{f'<ul class="legend">{key}</ul>' if key else ""}<div class="charts">{charts}</div></section>"""
+    return section("curves", "Curves", f"""
+<p>By epoch. <em>loss</em> is the mean over the epoch's batches, as they were met in training; <em>lr</em> is the
+learning rate at its end; the others are measured after each epoch on images that the network is not trained on, if
+their name doesn't say otherwise.</p>
+{f'<ul class="legend">{key}</ul>' if key else ""}<div class="charts">{charts}</div>""")
 
 
 def chart(name, runs):
@@ -168,21 +180,19 @@ def chart(name, runs):
     for run, line in lines.items():
         path = "L".join(f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in line)
         parts.append(f'<path class="line run{run.number}" d="M{path}"/>' if line else "")
-        parts += [f'<g class="point run{run.number}" data-epoch="{x}"><circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="2.5">'
-                  f"<title>{escape(run.name)} epoch {x}: {number(y)}</title></circle>{beside(x_of(x), y_of(y), y, runs)}</g>"
-                  for x, y in line]
+        parts += [dot(run, x, y, x_of(x), y_of(y), is_alone=len(runs) == 1) for x, y in line]
     said = "; ".join(f"{run.name + ' ' if run.name else ''}from {number(line[0][1])} to {number(line[-1][1])}"
                      for run, line in lines.items() if line)
     return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} by epoch: {escape(said)}">'
             f'{"".join(parts)}</svg>')
 
 
-def beside(x, y, value, runs):
-    """A dot's value as text, where it's the only dot of its epoch."""
-    if len(runs) > 1:
-        return ""
+def dot(run, epoch, value, x, y, is_alone):
+    """A dot on a curve, with its value as text where it's the only dot of its epoch."""
     above = y - 8 if y > TOP + 14 else y + 18
-    return f'<text x="{min(max(x, LEFT + 22), WIDTH - 26):.1f}" y="{above:.1f}">{number(value)}</text>'
+    text = f'<text x="{min(max(x, LEFT + 22), WIDTH - 26):.1f}" y="{above:.1f}">{number(value)}</text>'
+    return (f'<g class="point run{run.number}" data-epoch="{epoch}"><circle cx="{x:.1f}" cy="{y:.1f}" r="2.5">'
+            f"<title>{escape(run.name)} epoch {epoch}: {number(value)}</title></circle>{text if is_alone else ''}</g>")
 
 
 def ticks(low, high, count):
@@ -213,10 +223,10 @@ def confusion(runs):
              for run, rows in tables if rows]
     if not parts:
         return ""
-    return f"""<section aria-labelledby="confusion"><h2 id="confusion">What is taken for what</h2>
-<p>A row for each true class, a column for each class found: of a hundred that are <em>this</em>, so many were taken for <em>that</em>,
-after the last epoch. The diagonal is what is right. Empty is none at all, 0 less than half of one.</p>
-<div class="side">{"".join(f"<div>{part}</div>" for part in parts)}</div></section>"""
+    return section("confusion", "What is taken for what", f"""
+<p>A row for each true class, a column for each class found: of a hundred that are <em>this</em>, so many were taken for
+<em>that</em>, after the last epoch. The diagonal is what is right. Empty is none at all, 0 less than half of one.</p>
+<div class="side">{"".join(f"<div>{part}</div>" for part in parts)}</div>""")
 
 
 def confusion_table(names, counts):
@@ -227,8 +237,9 @@ def confusion_table(names, counts):
         total = sum(row)
         cells = "".join(confusion_cell(count / max(total, 1), i == j) for j, count in enumerate(row))
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}<td class="total">{total:,}</td></tr>')
-    return (f'<table class="confusion"><thead><tr><th scope="col" class="corner">true</th>{head}<th scope="col" class="total">'
-            f'<span>how many</span></th></tr></thead><tbody>{"".join(lines)}</tbody></table>')
+    return (f'<table class="confusion"><thead><tr><th scope="col" class="corner">true</th>{head}'
+            f'<th scope="col" class="total"><span>how many</span></th></tr></thead>'
+            f'<tbody>{"".join(lines)}</tbody></table>')
 
 
 def confusion_cell(share, right):
@@ -239,16 +250,17 @@ def confusion_cell(share, right):
 
 def numbers(runs):
     """metrics.csv as tables."""
-    parts = []
-    for run in runs:
-        if run.rows:
-            names = [name for name in run.rows[0] if name != "step"]
-            head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in names)
-            body = "".join(f'<tr data-epoch="{int(row["epoch"])}">' + "".join(f"<td>{number(row[name])}</td>" for name in names)
-                           + "</tr>" for row in run.rows)
-            table = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-            parts.append(folded(run, "each epoch's figures", scrolling(f"figures{run.of}", table)))
-    return f'<section aria-labelledby="numbers"><h2 id="numbers">Figures</h2>{"".join(parts)}</section>' if parts else ""
+    parts = [folded(run, "each epoch's figures", scrolling(f"figures{run.of}", numbers_table(run.rows)))
+             for run in runs if run.rows]
+    return section("numbers", "Figures", "".join(parts)) if parts else ""
+
+
+def numbers_table(rows):
+    names = [name for name in rows[0] if name != "step"]
+    head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in names)
+    lines = (f'<tr data-epoch="{row["epoch"]:.0f}">{"".join(f"<td>{number(row[name])}</td>" for name in names)}</tr>'
+             for row in rows)
+    return f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
 def network(runs):
@@ -257,9 +269,10 @@ def network(runs):
                     is_open=len(runs) == 1) for run in runs if run.text("summary.html")]
     if not parts:
         return ""
-    return f"""<section aria-labelledby="network"><h2 id="network">The network</h2>
-<p>Layer by layer, for one image: what comes out, what it costs, and how much of the image a value of it <em>sees</em>.</p>
-{"".join(parts)}</section>"""
+    return section("network", "The network", f"""
+<p>Layer by layer, for one image: what comes out, what it costs, and how much of the image a value of it
+<em>sees</em>.</p>
+{"".join(parts)}""")
 
 
 def graphs(runs):
@@ -274,9 +287,9 @@ def graphs(runs):
             parts.append(folded(run, "the graph", scrolling(f"the graph{run.of}", frame, "graph"), is_open=False))
     if not parts:
         return ""
-    return f"""<section aria-labelledby="graph"><h2 id="graph">The graph of the first step</h2>
-<p>What was computed in the first training step, downwards in time; backward() walks it upwards. Pointing at a box shows its
-formula.</p>{"".join(parts)}</section>"""
+    return section("graph", "The graph of the first step", f"""
+<p>What was computed in the first training step, downwards in time; backward() walks it upwards. Pointing at a box
+shows its formula.</p>{"".join(parts)}""")
 
 
 FRAME = '<!DOCTYPE html><meta name="color-scheme" content="light dark"><style>body { margin: 0 }</style>'
@@ -291,7 +304,8 @@ def made(about):
     if not about:
         return ""
     rows = {**about.get("versions", {}), "machine": about.get("machine", "")}
-    table = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in rows.items())
-    return f"""<section aria-labelledby="made"><h2 id="made">Made by</h2>
+    table = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>'
+                    for name, text in rows.items())
+    return section("made", "Made by", f"""
 <pre tabindex="0" aria-label="the command"><code>{escape(about.get("command", ""))}</code></pre>
-<table class="made"><tbody>{table}</tbody></table></section>"""
+<table class="made"><tbody>{table}</tbody></table>""")
