@@ -30,8 +30,8 @@ from pathlib import Path
 import numpy as np
 
 import tinynet as tn
-from examples.record import Record, about
-from examples.sketch import FOUND, TRUE, boxed, with_answers
+from examples.record import Record, about, counts
+from examples.sketch import BOXES, FOUND, TRUE, with_boxes
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.data.augmentation import resize_bilinear
@@ -111,9 +111,8 @@ def load(split, folder, size):
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"--data {folder}: there is no such folder; give one of Tiny ImageNet (it holds "
                                 "wnids.txt) or of Pascal VOC")
-    if is_tiny_imagenet(folder):
-        return Resized(data.TinyImageNet(folder, split), size)
-    return Resized(data.VOC(folder, split, single=True), size)
+    photos = data.TinyImageNet(folder, split) if is_tiny_imagenet(folder) else data.VOC(folder, split, single=True)
+    return Resized(photos, size)
 
 
 def is_tiny_imagenet(folder):
@@ -249,18 +248,13 @@ def train(options):
         return options.box_weight * where + tn.cross_entropy(logits, labels, label_smoothing=0.1)
 
     def evaluated(model):
-        boxes, probabilities = outputs(model, val_set)
-        true_boxes, labels = truth(val_set)
-        confusion = metrics.ConfusionMatrix(len(classes))
-        confusion.update(probabilities.argmax(1), labels)
-        record.confusion(classes, confusion.matrix)
-        return figures(boxes, probabilities, true_boxes, labels)
+        found, true = outputs(model, val_set), truth(val_set)
+        record.confusion(classes, counts(len(classes), found[1].argmax(1), true[1]))
+        return figures(*found, *true)
 
     samples = [val_set[i] for i in range(0, len(val_set), -(-len(val_set) // 6))]
     record = Record(options.out, options, model, loader, loss_fn, resume=options.resume,
-                    show=lambda model: sketched(model, samples, classes),
-                    shown="boxes, and below how likely the likeliest classes are, the true one in green",
-                    legend=[("true box", TRUE), ("found box", FOUND)])
+                    show=lambda model: with_boxes(samples, classes, *outputs(model, samples)), **BOXES)
 
     training.fit(
         model, optimizer, loader, loss_fn,
@@ -345,13 +339,6 @@ def restore(path):
 
 
 # Pictures
-
-
-def sketched(model, samples, classes):
-    """Small pictures of what is found in a few samples (image, true box, label)."""
-    boxes, probabilities = predict(model, np.stack([image for image, _, _ in samples]))
-    return [with_answers(boxed(image, [(true_box, TRUE, 5, ""), (box, FOUND, 2, "")]), classes, likely, label)
-            for (image, true_box, label), box, likely in zip(samples, boxes, probabilities, strict=True)]
 
 
 def draw(path, dataset, boxes, probabilities, columns=6):

@@ -21,7 +21,7 @@ import numpy as np
 
 import tinynet as tn
 from examples import report, sketch
-from tinynet import random
+from tinynet import metrics, random
 from tinynet.safetensors import write_atomically
 
 FRAMES = 40  # epochs that are drawn, about; of more only every second, third...
@@ -101,6 +101,13 @@ class Record:
 
     def _write(self, name, text):
         write_atomically(self.folder / name, [text.encode()])
+
+
+def counts(k, found, true):
+    """How often each of k classes was taken for each: a matrix (true, found) of the labels of many images."""
+    confusion = metrics.ConfusionMatrix(k)
+    confusion.update(found, true)
+    return confusion.matrix
 
 
 def is_drawn(epoch, epochs):

@@ -79,19 +79,23 @@ def controls(runs):
 
 def watch(runs):
     """What the slider moves: the pictures and the filters of each epoch."""
-    if not any(run.pictures("shown") for run in runs):
+    drawn = [path for run in runs for path in run.pictures("shown").values()]
+    if not drawn:
         return ""
     about = runs[0].about
     rows = [f'<h3>{escape(name)}</h3>{image(runs[0].folder / f"given-{i}.png", name)}'
             for i, name in enumerate(about.get("given", ())) if (runs[0].folder / f"given-{i}.png").exists()]
     shown = about.get("shown", "output")
+    if len(runs) > 1:
+        rows.append(f"<p>Below each network's name: {escape(shown)}.</p>")
     rows += [f"<h3>{escape(run.name or shown)}</h3>{film(run, 'shown', shown)}" for run in runs]
+    width, _ = png_size(drawn[0].read_bytes())
     filters = "".join(f"<div>{heading(run)}{film(run, 'filters', 'filters')}</div>" for run in runs)
     return section("watch", "Watch it learn", f"""
-<p>Images that the network is not trained on, the same ones after each epoch: {escape(shown)}. The slider moves the
-pictures, the filters and the dots on the curves; arrow keys move it by one.</p>
+<p>A few images that the network is not trained on, the same ones after each epoch. The slider moves the pictures, the
+filters and the dots on the curves; arrow keys move it by one.</p>
 {legend(about.get("legend", ()))}
-{scrolling("pictures by epoch", f'<div class="strips">{"".join(rows)}</div>', "pictures")}
+{scrolling("pictures by epoch", f'<div class="strips" style="--drawn: {width}px">{"".join(rows)}</div>')}
 <h3 class="large">The first layer's filters</h3>
 <p>What each of its convolution's windows looks for, and against: grey is 0.</p>
 <div class="filters">{filters}</div>""")
@@ -113,9 +117,13 @@ def when(epoch):
 def image(path, alt, more=""):
     """A PNG within the page."""
     data = path.read_bytes()
-    width, height = struct.unpack(">II", data[16:24])
+    width, height = png_size(data)
     return (f'<img width="{width}" height="{height}" alt="{escape(alt)}"{more} '
             f'src="data:image/png;base64,{base64.b64encode(data).decode()}">')
+
+
+def png_size(data):
+    return struct.unpack(">II", data[16:24])
 
 
 def legend(entries):
@@ -128,9 +136,9 @@ def heading(run):
     return f"<h3>{escape(run.name)}</h3>" if run.name else ""
 
 
-def scrolling(label, content, kind=""):
+def scrolling(label, content):
     """A box in which wide content scrolls, by keyboard too."""
-    return f'<div class="scroll {kind}" role="region" tabindex="0" aria-label="{escape(label)}">{content}</div>'
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{content}</div>'
 
 
 # The curves
@@ -176,6 +184,7 @@ def chart(name, runs):
 
     parts = [f'<path class="grid" d="M{LEFT} {y_of(y):.1f}H{WIDTH - RIGHT}"/><text class="y" x="{LEFT - 6}" '
              f'y="{y_of(y) + 4:.1f}">{number(y)}</text>' for y in y_ticks]
+    parts.append(f'<path class="grid" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     parts += [f'<text class="x" x="{x_of(x):.1f}" y="{HEIGHT - 7}">{x}</text>' for x in epoch_ticks(end)]
     for run, line in lines.items():
         path = "L".join(f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in line)
@@ -284,7 +293,7 @@ def graphs(runs):
             width, height = (svg.partition(f'{side}="')[2].partition('"')[0] for side in (" width", " height"))
             frame = (f'<iframe sandbox title="graph{escape(run.of)}" width="{escape(width)}" height="{escape(height)}" '
                      f'srcdoc="{escape(FRAME + svg)}"></iframe>')
-            parts.append(folded(run, "the graph", scrolling(f"the graph{run.of}", frame, "graph"), is_open=False))
+            parts.append(folded(run, "the graph", scrolling(f"the graph{run.of}", frame), is_open=False))
     if not parts:
         return ""
     return section("graph", "The graph of the first step", f"""

@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 
 import tinynet as tn
-from examples.record import Record, about
+from examples.record import Record, about, counts
 from examples.sketch import enlarged, with_answers
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
@@ -249,9 +249,7 @@ def fit(model, train_set, val_set, runs, resume, options):
 
     def evaluate(model):
         in_training, logits = answers(model, part.images), answers(model, val_set.images)
-        confusion = metrics.ConfusionMatrix(len(classes))
-        confusion.update(logits.argmax(1), val_set.labels)
-        record.confusion(classes, confusion.matrix)
+        record.confusion(classes, counts(len(classes), logits.argmax(1), val_set.labels))
         return {"train_error": figures(in_training, part, "train")["train_error"], **figures(logits, val_set, "val")}
 
     few = slice(None, None, -(-len(val_set) // 8))

@@ -7,6 +7,8 @@ GAP = 4
 DARK, WHITE, GREY = "#1c2733", "#ffffff", "#51606f"
 RIGHT, WRONG = "#1e7b45", "#b3402a"  # behind white text
 TRUE, FOUND = "#19e04a", "#ff8c00"  # of boxes
+BOXES = {"shown": "boxes, and below how likely the likeliest classes are, the true one in green",
+         "legend": [("true box", TRUE), ("found box", FOUND)]}  # what with_boxes draws, for a Record
 
 
 def save_strip(path, images, columns=None):
@@ -38,7 +40,7 @@ def enlarged(image, times):
     return pixels(image).repeat(times, axis=0).repeat(times, axis=1)
 
 
-def filters(weight, tap=8):
+def filters(weight, tap=12):
     """A convolution's weight (KH, KW, C, O) as O pictures, a square of `tap` pixels for each number; grey is 0.
 
     Of three channels each is a colour; of any other number the picture is their mean. Each filter is shown as
@@ -81,3 +83,9 @@ def with_answers(picture, classes, probabilities, label, most=3, line=15):
         draw.rectangle((0, top + 1, probabilities[k] * (width - 1), top + line - 1), fill=colour)
         draw.text((3, top + 1), f"{classes[k]} {probabilities[k]:.0%}", fill=WHITE, font_size=11)
     return np.asarray(card)
+
+
+def with_boxes(samples, classes, boxes, probabilities):
+    """Of samples (image, true box, label): each with the true box, the one found, and the likeliest classes."""
+    return [with_answers(boxed(image, [(true_box, TRUE, 5, ""), (box, FOUND, 2, "")]), classes, likely, label)
+            for (image, true_box, label), box, likely in zip(samples, boxes, probabilities, strict=True)]
