@@ -23,6 +23,7 @@ import tinynet as tn
 from examples import report, sketch
 from tinynet import metrics, random
 from tinynet.safetensors import write_atomically
+from tinynet.training import METRICS
 
 FRAMES = 40  # epochs that are drawn, about; of more only every second, third...
 
@@ -67,6 +68,7 @@ class Record:
             self._begin(model, loader, loss_fn, given or {})
             self._write("about.json", json.dumps({**options.about, "epochs": options.epochs, "shown": shown,
                                                   "given": list(given or {}), "legend": list(legend)}, indent=1))
+        report.write(self.page, self.runs)
         print(f"report, renewed after each epoch: {self.page / report.PAGE}")
 
     def __call__(self, epoch, model, row):
@@ -82,6 +84,7 @@ class Record:
 
     def _begin(self, model, loader, loss_fn, given):
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder.parent / METRICS).unlink(missing_ok=True)
         for pattern in report.FILES:
             for path in self.folder.glob(pattern):
                 path.unlink()

@@ -153,7 +153,7 @@ def curves(runs):
         return ""
     key = "".join(f'<li><svg width="34" height="12" aria-hidden="true"><path class="line run{run.number}" '
                   f'd="M1 6H33"/></svg>{escape(run.name)}</li>' for run in runs if run.name)
-    charts = "".join(f"<figure><figcaption>{escape(name.replace('_', ' '))}</figcaption>{chart(name, runs)}</figure>"
+    charts = "".join(f"<figure><figcaption>{escape(words(name))}</figcaption>{chart(name, runs)}</figure>"
                      for name in names)
     return section("curves", "Curves", f"""
 <p>By epoch. <em>loss</em> is the mean over the epoch's batches, as they were met in training; <em>lr</em> is the
@@ -192,8 +192,8 @@ def chart(name, runs):
         parts += [dot(run, x, y, x_of(x), y_of(y), is_alone=len(runs) == 1) for x, y in line]
     said = "; ".join(f"{run.name + ' ' if run.name else ''}from {number(line[0][1])} to {number(line[-1][1])}"
                      for run, line in lines.items() if line)
-    return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} by epoch: {escape(said)}">'
-            f'{"".join(parts)}</svg>')
+    return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+            f'aria-label="{escape(words(name))} by epoch: {escape(said)}">{"".join(parts)}</svg>')
 
 
 def dot(run, epoch, value, x, y, is_alone):
@@ -217,6 +217,11 @@ def ticks(low, high, count):
 def epoch_ticks(end):
     step = max(1, round(ticks(0, end, 5)[1]))
     return [1, *range(step if step > 1 else 2, end + 1, step)]
+
+
+def words(name):
+    """A column's name as people write it."""
+    return name.replace("_", " ").replace("iou", "IoU")
 
 
 def number(value):
@@ -266,7 +271,7 @@ def numbers(runs):
 
 def numbers_table(rows):
     names = [name for name in rows[0] if name != "step"]
-    head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in names)
+    head = "".join(f'<th scope="col">{escape(words(name))}</th>' for name in names)
     lines = (f'<tr data-epoch="{row["epoch"]:.0f}">{"".join(f"<td>{number(row[name])}</td>" for name in names)}</tr>'
              for row in rows)
     return f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'

@@ -1,5 +1,6 @@
 """The report of a run: one page that fetches nothing and says what the folder says; in a browser its slider moves."""
 
+import argparse
 import csv
 import json
 import re
@@ -145,7 +146,7 @@ def test_curves_are_of_the_figures_that_are_finite(page):
     labels = [svg["aria-label"] for svg in reader.all("svg")]
     rows = list(csv.DictReader(open(page.parent / "metrics.csv")))
     assert f"loss by epoch: from {float(rows[0]['loss']):.4g} to {float(rows[2]['loss']):.4g}" in labels
-    assert [label.split(" by")[0] for label in labels] == ["loss", "lr", "mean_iou"]
+    assert [label.split(" by")[0] for label in labels] == ["loss", "lr", "mean IoU"]
     assert "no finite value yet" in reader.text and "odd" in reader.text
 
 
@@ -178,6 +179,16 @@ def test_another_run_replaces_what_an_earlier_one_left(tmp_path):
     run(tmp_path)
     run(tmp_path, epochs=1)
     assert len(read(tmp_path / "report.html").all("img")) == 1 + 2 + 2
+
+
+def test_there_is_a_page_before_the_first_epoch_ends(tmp_path):
+    run(tmp_path)  # of which nothing may be left
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_in=1)
+    page = read(tmp_path / "report.html")
+    assert [image["alt"] for image in page.all("img")] == ["input", "the output before training",
+                                                          "filters before training"]
+    assert [section["aria-labelledby"] for section in page.all("section")] == ["watch", "network", "graph", "made"]
 
 
 def test_several_runs_are_side_by_side(tmp_path):
@@ -236,6 +247,31 @@ def test_boxes_are_where_the_fractions_say():
     rows, columns = np.nonzero(picture[..., 0])
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (10, 19, 10, 19)
     assert picture[15, 15].max() == 0 and tuple(picture[10, 15]) == (255, 128, 0)
+
+
+def test_answers_stand_on_bars_as_long_as_they_are_likely():
+    picture = np.zeros((20, 100, 3), np.uint8)
+    card = sketch.with_answers(picture, list("abcd"), np.array([0.1, 0.2, 0.64, 0.06]), label=1, line=15)
+    assert card.shape == (20 + 3 * 15, 100, 3)
+    bars = [card[20 + 15 * i + 13] for i in range(3)]  # a line below the text
+    for bar, colour, share in zip(bars, (sketch.WRONG, sketch.RIGHT, sketch.GREY), (0.64, 0.2, 0.1), strict=True):
+        is_bar = (bar == tuple(bytes.fromhex(colour[1:]))).all(-1)
+        assert abs(is_bar.sum() - 100 * share) <= 2 and is_bar[:5].all()
+
+
+def test_filters_are_as_strong_as_can_be_and_grey_at_zero():
+    weight = np.zeros((3, 3, 3, 2), np.float32)
+    weight[0, 1, 2, 0], weight[1, 1, 0, 1], weight[2, 2, 0, 1] = -0.1, 4, 2
+    first, second = sketch.filters(weight, tap=2)
+    assert first.shape == (6, 6, 3) and first[0, 2].tolist() == [128, 128, 0] and first[5, 5].tolist() == [128] * 3
+    assert second[2, 2].tolist() == [255, 128, 128] and second[4, 5].tolist() == [191, 128, 128]
+
+
+def test_the_command_is_what_was_typed(monkeypatch):
+    parser = argparse.ArgumentParser(prog="python -m examples.small", description="Small: all of it.")
+    assert record.about(parser, ["--data", "a b", "--resume"])["command"] == "python -m examples.small --data 'a b'"
+    monkeypatch.setattr("sys.argv", ["small.py", "--seed", "3"])
+    assert record.about(parser, None)["command"] == "python -m examples.small --seed 3"
 
 
 @pytest.fixture(scope="module")
