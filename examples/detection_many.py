@@ -36,7 +36,7 @@ import numpy as np
 import tinynet as tn
 from examples.detection import KINDS, Resized, convolution
 from examples.record import Record, about
-from examples.sketch import boxed
+from examples.sketch import LARGEST, boxed
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.data.loader import draw as draw_sample
@@ -376,7 +376,7 @@ def sketched(model, samples, classes, least=0.4):
         (boxes, scores, labels), = predict(model, image[None], least)
         found = [(box, colour(k), 2, f"{classes[k]} {score:.2f}")
                  for box, score, k in zip(boxes[::-1], scores[::-1], labels[::-1], strict=True)]  # the best on top
-        pictures.append(boxed(image, [(box, "white", 1, "") for box in true_boxes] + found, times=2))
+        pictures.append(boxed(image, [(box, "white", 1, "") for box in true_boxes] + found, LARGEST))
     return pictures
 
 

@@ -92,15 +92,15 @@ class Record:
         self._write("graph.svg", svg)
         self._write("summary.html", tn.summary(model, (1, *shape[1:]))._repr_html_())
         for i, pictures in enumerate(given.values()):
-            sketch.save_strip(self.folder / f"given-{i}.png", pictures)
+            sketch.save_strip(self.folder / f"given-{i}.webp", pictures)
         model.eval()
         self._draw(0, model)  # before any training
         model.train()
 
     def _draw(self, epoch, model):
-        sketch.save_strip(self.folder / f"shown-{epoch:04d}.png", self.show(model))
+        sketch.save_strip(self.folder / f"shown-{epoch:04d}.webp", self.show(model))
         weight = next(p for p in model.parameters() if p.ndim == 4).numpy()
-        sketch.save_strip(self.folder / f"filters-{epoch:04d}.png", sketch.filters(weight), columns=16)
+        sketch.save_strip(self.folder / f"filters-{epoch:04d}.webp", sketch.filters(weight), columns=16)
 
     def _write(self, name, text):
         write_atomically(self.folder / name, [text.encode()])

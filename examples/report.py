@@ -11,7 +11,6 @@ import csv
 import html
 import json
 import math
-import struct
 from pathlib import Path
 from string import Template
 
@@ -19,7 +18,7 @@ from tinynet.safetensors import write_atomically
 from tinynet.training import METRICS
 
 PAGE, FOLDER = "report.html", "report"
-FILES = ("about.json", "given-*.png", "shown-*.png", "filters-*.png", "confusion.csv", "summary.html", "graph.svg")
+FILES = ("about.json", "given-*.webp", "shown-*.webp", "filters-*.webp", "confusion.csv", "summary.html", "graph.svg")
 TEMPLATE = Template(Path(__file__).with_name("report_template.html").read_text(encoding="utf-8"))
 escape = html.escape
 
@@ -60,7 +59,7 @@ class Run:
 
     def pictures(self, kind):
         """{epoch: path} of what was drawn so far."""
-        found = {int(path.stem.rpartition("-")[2]): path for path in sorted(self.folder.glob(f"{kind}-*.png"))}
+        found = {int(path.stem.rpartition("-")[2]): path for path in sorted(self.folder.glob(f"{kind}-*.webp"))}
         return {epoch: path for epoch, path in found.items() if epoch <= self.last}
 
 
@@ -83,13 +82,13 @@ def watch(runs):
     if not drawn:
         return ""
     about = runs[0].about
-    rows = [f'<h3>{escape(name)}</h3>{image(runs[0].folder / f"given-{i}.png", name)}'
-            for i, name in enumerate(about.get("given", ())) if (runs[0].folder / f"given-{i}.png").exists()]
+    rows = [f'<h3>{escape(name)}</h3>{image(runs[0].folder / f"given-{i}.webp", name)}'
+            for i, name in enumerate(about.get("given", ())) if (runs[0].folder / f"given-{i}.webp").exists()]
     shown = about.get("shown", "output")
     if len(runs) > 1:
         rows.append(f"<p>Below each network's name: {escape(shown)}.</p>")
     rows += [f"<h3>{escape(run.name or shown)}</h3>{film(run, 'shown', shown)}" for run in runs]
-    width, _ = png_size(drawn[0].read_bytes())
+    width, _ = size_of(drawn[0])
     filters = "".join(f"<div>{heading(run)}{film(run, 'filters', 'filters')}</div>" for run in runs)
     return section("watch", "Watch it learn", f"""
 <p>A few images that the network is not trained on, the same ones after each epoch. The slider moves the pictures, the
@@ -115,15 +114,17 @@ def when(epoch):
 
 
 def image(path, alt, more=""):
-    """A PNG within the page."""
-    data = path.read_bytes()
-    width, height = png_size(data)
+    """A picture within the page."""
+    width, height = size_of(path)
     return (f'<img width="{width}" height="{height}" alt="{escape(alt)}"{more} '
-            f'src="data:image/png;base64,{base64.b64encode(data).decode()}">')
+            f'src="data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}">')
 
 
-def png_size(data):
-    return struct.unpack(">II", data[16:24])
+def size_of(path):
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.size
 
 
 def legend(entries):
@@ -199,7 +200,7 @@ def chart(name, runs):
 def dot(run, epoch, value, x, y, is_alone):
     """A dot on a curve, with its value as text where it's the only dot of its epoch."""
     above = y - 8 if y > TOP + 14 else y + 18
-    text = f'<text x="{min(max(x, LEFT + 22), WIDTH - 26):.1f}" y="{above:.1f}">{number(value)}</text>'
+    text = f'<text x="{min(max(x, LEFT + 30), WIDTH - 28):.1f}" y="{above:.1f}">{number(value)}</text>'
     return (f'<g class="point run{run.number}" data-epoch="{epoch}"><circle cx="{x:.1f}" cy="{y:.1f}" r="2.5">'
             f"<title>{escape(run.name)} epoch {epoch}: {number(value)}</title></circle>{text if is_alone else ''}</g>")
 

@@ -229,20 +229,24 @@ def test_strips_keep_the_pixels_and_leave_gaps(tmp_path):
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, 5, 7, 3)).astype(np.uint8)
-    sketch.save_strip(tmp_path / "a.png", images, columns=2)
-    sheet = np.asarray(Image.open(tmp_path / "a.png"))
+    images = np.array([[255, 0, 0], [0, 90, 0], [1, 2, 200]], np.uint8)[rng.integers(0, 3, (3, 5, 7))]
+    sketch.save_strip(tmp_path / "a.webp", images, columns=2)
+    sheet = np.asarray(Image.open(tmp_path / "a.webp"))
     assert sheet.shape == (5 + sketch.GAP + 5, 7 + sketch.GAP + 7, 4)
     np.testing.assert_array_equal(sheet[:5, 7 + sketch.GAP:, :3], images[1])
     np.testing.assert_array_equal(sheet[5 + sketch.GAP:, :7, :3], images[2])
     assert (sheet[5 + sketch.GAP:, 7:, 3] == 0).all() and (sheet[:5, :7, 3] == 255).all()
-    sketch.save_strip(tmp_path / "large.png", [np.zeros((600, 400, 1), np.float32)])
-    assert Image.open(tmp_path / "large.png").size == (134, 200)
+    photo = (100 + 20 * rng.random((64, 64, 3)) + np.linspace(0, 80, 64)[:, None]).astype(np.uint8)
+    sketch.save_strip(tmp_path / "photo.webp", [photo])
+    again = np.asarray(Image.open(tmp_path / "photo.webp").convert("RGB"))
+    assert 0 < np.abs(again.astype(int) - photo).mean() < 8
+    sketch.save_strip(tmp_path / "large.webp", [np.zeros((600, 400, 1), np.float32)])
+    assert Image.open(tmp_path / "large.webp").size == (200, 300)
 
 
 def test_boxes_are_where_the_fractions_say():
     box = np.array([0.25, 0.5, 0.5, 1]), "#ff8000", 1, ""
-    picture = sketch.boxed(np.zeros((10, 20, 3), np.uint8), [box], times=2)
+    picture = sketch.boxed(np.zeros((10, 20, 3), np.uint8), [box], width=45)
     assert picture.shape == (20, 40, 3)
     rows, columns = np.nonzero(picture[..., 0])
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (10, 19, 10, 19)
