@@ -59,8 +59,7 @@ class Run:
 
     def pictures(self, kind):
         """{epoch: path} of what was drawn so far."""
-        found = {int(path.stem.rpartition("-")[2]): path for path in sorted(self.folder.glob(f"{kind}-*.webp"))}
-        return {epoch: path for epoch, path in found.items() if epoch <= self.last}
+        return {int(path.stem.rpartition("-")[2]): path for path in sorted(self.folder.glob(f"{kind}-*.webp"))}
 
 
 # The pictures by epoch
@@ -193,12 +192,12 @@ def chart(name, runs):
         parts += [dot(run, x, y, x_of(x), y_of(y), is_alone=len(runs) == 1) for x, y in line]
     said = "; ".join(f"{run.name + ' ' if run.name else ''}from {number(line[0][1])} to {number(line[-1][1])}"
                      for run, line in lines.items() if line)
-    return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+    return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"{" class=many" if end > 60 else ""} '
             f'aria-label="{escape(words(name))} by epoch: {escape(said)}">{"".join(parts)}</svg>')
 
 
 def dot(run, epoch, value, x, y, is_alone):
-    """A dot on a curve, with its value as text where it's the only dot of its epoch."""
+    """A dot on a curve, with its value as text where it's the only one of its epoch."""
     above = y - 8 if y > TOP + 14 else y + 18
     text = f'<text x="{min(max(x, LEFT + 30), WIDTH - 28):.1f}" y="{above:.1f}">{number(value)}</text>'
     return (f'<g class="point run{run.number}" data-epoch="{epoch}"><circle cx="{x:.1f}" cy="{y:.1f}" r="2.5">'

@@ -1,9 +1,10 @@
 """Small pictures drawn fast, pixel by pixel with Pillow: what a model makes of a few images, once an epoch."""
 
 import io
-from pathlib import Path
 
 import numpy as np
+
+from tinynet.safetensors import write_atomically
 
 LARGEST = 256  # pixels across, of an image in a strip; larger ones are thinned out
 GAP = 4
@@ -35,7 +36,7 @@ def save_strip(path, images, columns=None):
     files = [io.BytesIO(), io.BytesIO()]
     Image.fromarray(sheet).save(files[0], "WEBP", lossless=True, quality=20, method=1)
     Image.fromarray(sheet).save(files[1], "WEBP", quality=90, method=2)
-    Path(path).write_bytes(min((file.getvalue() for file in files), key=len))
+    write_atomically(path, [min((file.getvalue() for file in files), key=len)])
 
 
 def pixels(image):

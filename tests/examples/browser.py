@@ -50,8 +50,11 @@ class Browser:
         return self
 
     def __exit__(self, *error):
-        self.process.kill()
-        self.process.wait()
+        os.write(self.to_browser, b'{"id": 0, "method": "Browser.close"}\0')  # so that its own processes end first
+        try:
+            self.process.wait(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
         os.close(self.to_browser)
         os.close(self.from_browser)
 
