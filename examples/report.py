@@ -306,7 +306,8 @@ def graphs(runs):
 shows its formula.</p>{"".join(parts)}""")
 
 
-FRAME = '<!DOCTYPE html><meta name="color-scheme" content="light dark"><style>body { margin: 0 }</style>'
+FRAME = ('<!DOCTYPE html><meta name="color-scheme" content="light dark">'
+         "<style>body { margin: 0 } svg { display: block }</style>")
 
 
 def folded(run, what, content, is_open=False):
