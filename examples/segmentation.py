@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 import tinynet as tn
+from examples.record import Record, about
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.interop import mpi
@@ -173,17 +174,18 @@ def train(options):
         if training.is_first():
             report({"output": model}, val_set, f"{options.out}/scenes.png")
         return
-    models = {}
+    models, runs = {}, {}
     for name, skips in (("without skips", False), ("with skips", True)):
         out = f"{options.out}/{name.replace(' ', '-')}"
         begun = options.resume and (not models or Path(out, training.CHECKPOINT).exists())
-        models[name] = learn(options, skips, out, val_set, begun)
+        runs[name] = out
+        models[name] = learn(options, skips, out, val_set, begun, runs)
     if training.is_first():
         report(models, val_set, f"{options.out}/compare.png")
 
 
-def learn(options, skips, out, val_set, resume):
-    """Train one network, into the folder `out`, and return it."""
+def learn(options, skips, out, val_set, resume, runs=None):
+    """Train one network, into the folder `out`, and return it; the report is of all runs {name: folder} up to it."""
     train_set = load("train", options.data, options.foreground)
     tn.manual_seed(options.seed)
     classes, widths = list(train_set.classes), options.widths
@@ -201,18 +203,27 @@ def learn(options, skips, out, val_set, resume):
         images, masks = batch
         return loss(model(tn.Tensor(images)), masks)
 
-    def after_epoch(epoch, model, row):
-        if epoch in (1, 2, 4) or epoch % 10 == 0 or epoch == options.epochs:
-            draw(Path(out) / f"epoch-{epoch:03d}.png", val_set, {"output": model})
+    def evaluated(model):
+        confusion = evaluate(model, val_set)["everywhere"]
+        record.confusion(classes, confusion.matrix)
+        return figures(confusion)
+
+    scenes = [val_set[int(i)] for i in chosen(val_set, 5)]
+    record = Record(
+        out, options, model, loader, loss_fn, runs=runs, resume=resume,
+        given={"input": [image for image, _ in scenes], "truth": [paint(val_set, *scene) for scene in scenes]},
+        show=lambda model: [paint(val_set, image, predict(model, image)) for image, _ in scenes],
+        shown="the output, each pixel in the colour of its likeliest class",
+        legend=colors(val_set))
 
     training.fit(
         model, optimizer, loader, loss_fn,
         epochs=options.epochs,
         out=out,
         schedule=optim.OneCycleLR(options.lr, options.epochs * len(loader)),
-        evaluate=lambda model: figures(evaluate(model, val_set)["everywhere"]),
+        evaluate=evaluated,
         follow=("iou" if options.foreground else "mean_iou", max),
-        after_epoch=after_epoch,
+        after_epoch=record,
         resume=resume,
         config={"classes": classes, "widths": list(widths), "skips": skips, "seed": options.seed,
                 "batch_size": options.batch_size, "lr": options.lr, "epochs": options.epochs,
@@ -385,7 +396,7 @@ def colors(dataset):
     """The classes that have a colour in the pictures, with it."""
     if isinstance(dataset, Foreground):
         return []
-    return [(name, dataset.palette[i] / 255) for i, name in enumerate(dataset.classes)]
+    return [(name, "#" + bytes(dataset.palette[i]).hex()) for i, name in enumerate(dataset.classes)]
 
 
 def paint(dataset, image, classes):
@@ -439,6 +450,7 @@ def parse(arguments=None):
     parser.add_argument("--evaluate", metavar="CHECKPOINT", nargs="+", help="only evaluate; two are compared")
     parser.add_argument("--split", metavar="NAME", default="val", help="what to evaluate on (default: %(default)s)")
     options = parser.parse_args(arguments)
+    options.about = about(parser, arguments)
     if len(options.evaluate or ()) > 2:
         parser.error(f"--evaluate: {len(options.evaluate)} checkpoints; give one, or two to compare")
     if options.compare and not options.skips:
