@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("torch", reason="the benchmarks compare with PyTorch")
+pytest.importorskip("threadpoolctl", reason="the benchmarks count PyTorch's threads")
+
 from benchmarks import Images, scaling
 from benchmarks.scaling import Link, Step, exchange, seconds
 
