@@ -25,6 +25,7 @@ PARTS = (
     "overhead",
     "loader",
     "guard",
+    "scaling",
 )
 README = Path(__file__).with_name("README.md")
 

@@ -36,9 +36,11 @@ from pathlib import Path
 import numpy as np
 
 import tinynet as tn
+from examples.record import Record, about
 from tinynet import data, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.data.augmentation import resize_nearest
+from tinynet.interop import mpi
 
 # The network
 
@@ -211,9 +213,11 @@ def train(options):
         noisy, clean = batch
         return tn.mse_loss(model(tn.Tensor(noisy)), clean)
 
-    def after_epoch(epoch, model, row):
-        if epoch in (1, 2, 4) or epoch % 10 == 0 or epoch == options.epochs:
-            draw_outputs(Path(options.out) / f"epoch-{epoch:03d}.png", held_back, {"CAE": model})
+    noisy, clean = held_back.few(6)
+    record = Record(options.out, options, model, loader, loss_fn, resume=options.resume,
+                    given={"noisy input": noisy, "clean original": clean} if options.noise else {"original": clean},
+                    show=lambda model: reconstruct(model, noisy),
+                    shown=f"the output, the image out of its {values(options.code)}")
 
     training.fit(
         model, optimizer, loader, loss_fn,
@@ -222,12 +226,13 @@ def train(options):
         schedule=optim.OneCycleLR(options.lr, options.epochs * len(loader)),
         evaluate=lambda model: figures(mean_squared_error(model, held_back)),
         follow=("mse", min),
-        after_epoch=after_epoch,
+        after_epoch=record,
         resume=options.resume,
         config={**config, "noise": options.noise, "seed": options.seed, "batch_size": options.batch_size,
                 "lr": options.lr, "epochs": options.epochs},
     )
-    report(model, train_set, held_back, Path(options.out))
+    if training.is_first():
+        report(model, train_set, held_back, Path(options.out))
 
 
 def values(code):
@@ -430,7 +435,9 @@ def parse(arguments=None):
     parser.add_argument("--evaluate", metavar="CHECKPOINT", help="only evaluate")
     parser.add_argument("--split", metavar="NAME", default="val",
                         help="what to evaluate on (default: %(default)s)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.about = about(parser, arguments)
+    return options
 
 
 def code_shape(text):
@@ -441,6 +448,7 @@ def code_shape(text):
     return sizes if len(sizes) == 3 else sizes[0]
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     options = parse(arguments)
     try:

@@ -30,9 +30,12 @@ from pathlib import Path
 import numpy as np
 
 import tinynet as tn
+from examples.record import Record, about, counts
+from examples.sketch import BOXES, FOUND, TRUE, with_boxes
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.data.augmentation import resize_bilinear
+from tinynet.interop import mpi
 
 # The network
 
@@ -109,9 +112,8 @@ def load(split, folder, size):
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"--data {folder}: there is no such folder; give one of Tiny ImageNet (it holds "
                                 "wnids.txt) or of Pascal VOC")
-    if is_tiny_imagenet(folder):
-        return Resized(data.TinyImageNet(folder, split), size)
-    return Resized(data.VOC(folder, split, single=True), size)
+    photos = data.TinyImageNet(folder, split) if is_tiny_imagenet(folder) else data.VOC(folder, split, single=True)
+    return Resized(photos, size)
 
 
 def is_tiny_imagenet(folder):
@@ -246,22 +248,28 @@ def train(options):
         where = BOX_LOSSES[options.box_loss](found, boxes)
         return options.box_weight * where + tn.cross_entropy(logits, labels, label_smoothing=0.1)
 
-    def after_epoch(epoch, model, row):
-        if epoch in (1, 2, 4) or epoch % 10 == 0:
-            draw(Path(options.out) / f"epoch-{epoch:03d}.png", val_set, *outputs(model, val_set))
+    def evaluated(model):
+        found, true = outputs(model, val_set), truth(val_set)
+        record.confusion(classes, counts(len(classes), found[1].argmax(1), true[1]))
+        return figures(*found, *true)
+
+    samples = [val_set[i] for i in range(0, len(val_set), -(-len(val_set) // 6))]
+    record = Record(options.out, options, model, loader, loss_fn, resume=options.resume,
+                    show=lambda model: with_boxes(samples, classes, *outputs(model, samples)), **BOXES)
 
     training.fit(
         model, optimizer, loader, loss_fn,
         epochs=options.epochs,
         out=options.out,
         schedule=optim.OneCycleLR(options.lr, options.epochs * len(loader)),
-        evaluate=lambda model: figures(*outputs(model, val_set), *truth(val_set)),
+        evaluate=evaluated,
         follow=("found", max),
-        after_epoch=after_epoch,
+        after_epoch=record,
         resume=options.resume,
         config=config,
     )
-    report(model, val_set, config, Path(options.out))
+    if training.is_first():
+        report(model, val_set, config, Path(options.out))
 
 
 def smooth_l1(boxes, target):
@@ -333,8 +341,6 @@ def restore(path):
 
 
 # Pictures
-
-TRUE, FOUND = "#19e04a", "#ff8c00"  # colours of boxes
 
 
 def draw(path, dataset, boxes, probabilities, columns=6):
@@ -461,6 +467,7 @@ def parse(arguments=None):
     parser.add_argument("--evaluate", metavar="CHECKPOINT", help="only evaluate")
     parser.add_argument("--split", metavar="NAME", default="val", help="what to evaluate on (default: %(default)s)")
     options = parser.parse_args(arguments)
+    options.about = about(parser, arguments)
     kind = SCENES if not options.data else TINY_IMAGENET if is_tiny_imagenet(options.data) else VOC
     for name, value in kind.items():
         if getattr(options, name) is None:
@@ -468,6 +475,7 @@ def parse(arguments=None):
     return options
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if "--many" in arguments:

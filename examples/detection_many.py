@@ -35,9 +35,12 @@ import numpy as np
 
 import tinynet as tn
 from examples.detection import KINDS, Resized, convolution
+from examples.record import Record, about
+from examples.sketch import LARGEST, boxed
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
 from tinynet.data.loader import draw as draw_sample
+from tinynet.interop import mpi
 
 # The network
 
@@ -237,6 +240,11 @@ def train(options):
     print(f"GridDetector with cells of {options.stride} x {options.stride} pixels, "
           f"{sum(p.size for p in model.parameters()):,} parameters; {len(train_set)} training images")
 
+    samples = [val_set[i] for i in several_objects(val_set, 4)]
+    record = Record(options.out, options, model, loader, grid_loss, resume=options.resume,
+                    show=lambda model: sketched(model, samples, classes),
+                    shown="true boxes in white, and what is found with a score of at least 0.4",
+                    legend=[(name, colour(k)) for k, name in enumerate(classes)])
     training.fit(
         model, optimizer, loader, grid_loss,
         epochs=options.epochs,
@@ -245,12 +253,14 @@ def train(options):
         clip_norm=10.0,
         evaluate=lambda model: {"mean_ap": evaluate(model, val_set).mean()},
         follow=("mean_ap", max),
+        after_epoch=record,
         resume=options.resume,
         config={"classes": classes, "size": options.size, "widths": list(widths), "stride": options.stride,
                 "seed": options.seed, "batch_size": options.batch_size, "lr": options.lr, "epochs": options.epochs},
     )
-    print(f"\nwithout looking, the same boxes in each image: mean AP {blind(train_set, val_set).mean():.3f}")
-    report(model, val_set, Path(options.out), "objects")
+    if training.is_first():
+        print(f"\nwithout looking, the same boxes in each image: mean AP {blind(train_set, val_set).mean():.3f}")
+        report(model, val_set, Path(options.out), "objects")
 
 
 # Evaluation
@@ -361,6 +371,17 @@ def draw_grid(path, dataset, model, chosen):
     save(figure, path, [])
 
 
+def sketched(model, samples, classes, least=0.4):
+    """Small pictures of what is found in a few samples (image, true boxes, labels)."""
+    pictures = []
+    for image, true_boxes, _ in samples:
+        (boxes, scores, labels), = predict(model, image[None], least)
+        found = [(box, colour(k), 2, f"{classes[k]} {score:.2f}")
+                 for box, score, k in zip(boxes[::-1], scores[::-1], labels[::-1], strict=True)]  # the best on top
+        pictures.append(boxed(image, [(box, "white", 1, "") for box in true_boxes] + found, LARGEST))
+    return pictures
+
+
 def draw_objects(ax, dataset, model, index, least=0.4):
     """One image with its true boxes and those found with a score of at least `least`."""
     image, true_boxes, _ = dataset[index]
@@ -442,12 +463,14 @@ def parse(arguments=None):
     parser.add_argument("--evaluate", metavar="CHECKPOINT", help="only evaluate this one")
     parser.add_argument("--split", metavar="NAME", default="val", help="what to evaluate on (default: %(default)s)")
     options = parser.parse_args(arguments)
+    options.about = about(parser, arguments)
     for name, value in (PHOTOS if options.data else SCENES).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     return options
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     options = parse(arguments)
     try:

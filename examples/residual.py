@@ -36,8 +36,11 @@ from pathlib import Path
 import numpy as np
 
 import tinynet as tn
+from examples.record import Record, about, counts
+from examples.sketch import enlarged, with_answers
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
+from tinynet.interop import mpi
 
 # The network
 
@@ -191,25 +194,33 @@ def train(options):
     val_set, train_set = load(options.split, options.data), load("train", options.data)
     sizes = f"{len(train_set)} training images, {len(train_set.classes)} classes"
     print(f"{sizes}; {options.epochs} epochs each for " + ", ".join(name for name, *_ in networks(options)))
-    gradients = {name: first_gradients(make(options, depth, residual, train_set), train_set, options)
-                 for name, depth, residual in networks(options)}
-    draw_gradients(Path(options.out) / "gradients.png", gradients)
-    histories, results = {}, []
+    if training.is_first():
+        gradients = {name: first_gradients(make(options, depth, residual, train_set), train_set, options)
+                     for name, depth, residual in networks(options)}
+        draw_gradients(Path(options.out) / "gradients.png", gradients)
+    histories, results, runs = {}, [], {}
     for number, (name, depth, residual) in enumerate(networks(options)):
         out = Path(options.out) / name
         model = make(options, depth, residual, train_set)
+        if options.sync_batch_norm:
+            mpi.synchronised(model)
         print(f"\n{name}: {sum(p.size for p in model.parameters()):,} parameters")
         began = time.process_time()
         # A network that isn't the first may have to be started when the run is resumed.
         resume = options.resume and (number == 0 or (out / training.CHECKPOINT).exists())
-        histories[name] = fit(model, train_set, val_set, out, resume, options)
+        runs[name] = out
+        histories[name] = fit(model, train_set, val_set, runs, resume, options)
+        if not training.is_first():
+            continue
         minutes = round((time.process_time() - began) / 60, 1)
-        results.append({"network": name, **figures(model.eval(), train_set, "train"),
-                        **figures(model, val_set, "val"),
+        model.eval()
+        results.append({"network": name, **figures(answers(model, train_set.images), train_set, "train"),
+                        **figures(answers(model, val_set.images), val_set, "val"),
                         "cpu_minutes": "" if resume else minutes})  # those before a stop aren't known
         training.write_metrics(Path(options.out) / "results.csv", results)
-    draw_curves(Path(options.out) / "curves.png", histories, baseline(train_set, val_set))
-    report(results, train_set, val_set, options)
+    if training.is_first():
+        draw_curves(Path(options.out) / "curves.png", histories, baseline(train_set, val_set))
+        report(results, train_set, val_set, options)
 
 
 def networks(options):
@@ -235,16 +246,23 @@ def loss_fn(model, batch):
     return tn.cross_entropy(scores(model, images), labels)
 
 
-def fit(model, train_set, val_set, out, resume, options):
-    """Train one network into its own folder; returns the history."""
+def fit(model, train_set, val_set, runs, resume, options):
+    """Train one network into its own folder, the last of runs {name: folder}; returns the history."""
+    out, classes = list(runs.values())[-1], train_set.classes
     batches = loader(train_set, options)
     optimizer = optim.SGD(model.parameters(), lr=options.lr, momentum=0.9, weight_decay=1e-4)
     some = slice(None, None, -(-len(train_set) // 1000))  # at most 1000 tell the error well enough
     part = Labelled(train_set.images[some], train_set.labels[some], train_set.classes)
 
     def evaluate(model):
-        return {"train_error": figures(model, part, "train")["train_error"], **figures(model, val_set, "val")}
+        in_training, logits = answers(model, part.images), answers(model, val_set.images)
+        record.confusion(classes, counts(len(classes), logits.argmax(1), val_set.labels))
+        return {"train_error": figures(in_training, part, "train")["train_error"], **figures(logits, val_set, "val")}
 
+    few = slice(None, None, -(-len(val_set) // 8))
+    record = Record(out, options, model, batches, loss_fn, runs=runs, resume=resume,
+                    show=lambda model: sketched(model, val_set.images[few], val_set.labels[few], classes),
+                    shown="images, and below how likely the likeliest classes are, the true one in green")
     return training.fit(
         model, optimizer, batches, loss_fn,
         epochs=options.epochs,
@@ -252,6 +270,7 @@ def fit(model, train_set, val_set, out, resume, options):
         schedule=in_steps(options.lr, options.epochs * len(batches)),
         evaluate=evaluate,
         follow=("val_error", min),
+        after_epoch=record,
         resume=resume,
         config={"classes": train_set.classes, "depth": model.depth, "residual": model.residual,
                 "width": options.width, "seed": options.seed, "batch_size": options.batch_size,
@@ -285,11 +304,15 @@ def first_gradients(model, dataset, options):
 # Evaluation
 
 
-def figures(model, dataset, prefix, at_once=100):
-    """Mean loss and share of wrong classes over all images, as they are."""
+def answers(model, images, at_once=100):
+    """The logits of all images (N, H, W, C), as they are: an array (N, K)."""
     with tn.no_grad():
-        parts = [scores(model, dataset.images[i : i + at_once]).data for i in range(0, len(dataset), at_once)]
-    logits = np.concatenate(parts)
+        parts = [scores(model, images[i : i + at_once]).data for i in range(0, len(images), at_once)]
+    return np.concatenate(parts)
+
+
+def figures(logits, dataset, prefix):
+    """Mean loss and share of wrong classes of what was answered to the images of a data set."""
     return {f"{prefix}_loss": tn.cross_entropy(logits, dataset.labels).item(),
             f"{prefix}_error": 1 - metrics.accuracy(logits, dataset.labels)}
 
@@ -338,6 +361,13 @@ def restore(path, dataset):
 # Pictures
 
 COLOURS = ("#e08214", "#2166ac", "#1b7837", "#762a83")  # of the depths, from the shallowest on
+
+
+def sketched(model, images, labels, classes):
+    """Small pictures of a few images, and of what the model takes them for."""
+    likely = tn.softmax(tn.Tensor(answers(model, images))).data
+    return [with_answers(enlarged(image, 3), classes, each, label)
+            for image, each, label in zip(images, likely, labels, strict=True)]
 
 
 def draw_curves(path, histories, chance):
@@ -416,6 +446,7 @@ def parse(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1,
                         help="threads that prepare batches (default: %(default)s)")
+    parser.add_argument("--sync-batch-norm", action="store_true", help="under mpiexec: over all ranks' images")
     parser.add_argument("--out", metavar="DIR", default="out/residual", help="(default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
     parser.add_argument("--evaluate", metavar="CHECKPOINT", nargs="+",
@@ -423,6 +454,7 @@ def parse(arguments=None):
     parser.add_argument("--split", metavar="NAME", default="val",
                         help="what to evaluate on (default: %(default)s)")
     options = parser.parse_args(arguments)
+    options.about = about(parser, arguments)
     for name, value in (PHOTOS if options.data else SCENES).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -430,6 +462,7 @@ def parse(arguments=None):
     return options
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     options = parse(arguments)
     try:
@@ -439,7 +472,7 @@ def main(arguments=None):
         dataset = load(options.split, options.data)
         for path in options.evaluate:
             model = restore(path, dataset)
-            result = figures(model, dataset, "val")
+            result = figures(answers(model, dataset.images), dataset, "val")
             name = f"{'residual' if model.residual else 'plain'}-{model.depth}"
             print(f"{name} ({path}): {len(dataset)} images, "
                   f"loss {result['val_loss']:.3f}, accuracy {1 - result['val_error']:.1%}")

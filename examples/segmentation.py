@@ -5,6 +5,7 @@
     python -m examples.segmentation --evaluate out/segmentation/best.safetensors --data camvid --split val
     python -m examples.segmentation --compare            the same twice, without skips and with: what they are worth
     python -m examples.segmentation --foreground car,person                    region of interest, or the rest
+    mpiexec -n 4 python -m examples.segmentation         four processes, on one machine or several, train as one
 
 On the way down, blocks of convolutions find *what* there is and pooling makes the picture smaller, so that each pixel
 comes to know its surroundings. On the way up, transposed convolutions make it large again. But pooling has lost *where*
@@ -30,8 +31,10 @@ from pathlib import Path
 import numpy as np
 
 import tinynet as tn
+from examples.record import Record, about
 from tinynet import data, metrics, nn, optim, training
 from tinynet.checkpoint import load_checkpoint, read_description
+from tinynet.interop import mpi
 
 # The network
 
@@ -168,22 +171,27 @@ def train(options):
     val_set = load(options.split, options.data, options.foreground)
     if not options.compare:
         model = learn(options, options.skips, options.out, val_set, options.resume)
-        report({"output": model}, val_set, f"{options.out}/scenes.png")
+        if training.is_first():
+            report({"output": model}, val_set, f"{options.out}/scenes.png")
         return
-    models = {}
+    models, runs = {}, {}
     for name, skips in (("without skips", False), ("with skips", True)):
         out = f"{options.out}/{name.replace(' ', '-')}"
         begun = options.resume and (not models or Path(out, training.CHECKPOINT).exists())
-        models[name] = learn(options, skips, out, val_set, begun)
-    report(models, val_set, f"{options.out}/compare.png")
+        runs[name] = out
+        models[name] = learn(options, skips, out, val_set, begun, runs)
+    if training.is_first():
+        report(models, val_set, f"{options.out}/compare.png")
 
 
-def learn(options, skips, out, val_set, resume):
-    """Train one network, into the folder `out`, and return it."""
+def learn(options, skips, out, val_set, resume, runs=None):
+    """Train one network, into the folder `out`, and return it; the report is of all runs {name: folder} up to it."""
     train_set = load("train", options.data, options.foreground)
     tn.manual_seed(options.seed)
     classes, widths = list(train_set.classes), options.widths
     model = FCN(scores(classes), widths, skips=skips)
+    if options.sync_batch_norm:
+        mpi.synchronised(model)
     loss = loss_function(train_set, options)
     loader = data.DataLoader(augmented(train_set, is_photos=options.data is not None), options.batch_size,
                              shuffle=True, seed=options.seed, workers=options.workers, drop_last=True)
@@ -195,18 +203,27 @@ def learn(options, skips, out, val_set, resume):
         images, masks = batch
         return loss(model(tn.Tensor(images)), masks)
 
-    def after_epoch(epoch, model, row):
-        if epoch in (1, 2, 4) or epoch % 10 == 0 or epoch == options.epochs:
-            draw(Path(out) / f"epoch-{epoch:03d}.png", val_set, {"output": model})
+    def evaluated(model):
+        confusion = evaluate(model, val_set)["everywhere"]
+        record.confusion(classes, confusion.matrix)
+        return figures(confusion)
+
+    scenes = [val_set[int(i)] for i in chosen(val_set, 5)]
+    record = Record(
+        out, options, model, loader, loss_fn, runs=runs, resume=resume,
+        given={"input": [image for image, _ in scenes], "truth": [paint(val_set, *scene) for scene in scenes]},
+        show=lambda model: [paint(val_set, image, predict(model, image)) for image, _ in scenes],
+        shown="the output, each pixel in the colour of its likeliest class",
+        legend=colors(val_set))
 
     training.fit(
         model, optimizer, loader, loss_fn,
         epochs=options.epochs,
         out=out,
         schedule=optim.OneCycleLR(options.lr, options.epochs * len(loader)),
-        evaluate=lambda model: figures(evaluate(model, val_set)["everywhere"]),
+        evaluate=evaluated,
         follow=("iou" if options.foreground else "mean_iou", max),
-        after_epoch=after_epoch,
+        after_epoch=record,
         resume=resume,
         config={"classes": classes, "widths": list(widths), "skips": skips, "seed": options.seed,
                 "batch_size": options.batch_size, "lr": options.lr, "epochs": options.epochs,
@@ -379,7 +396,7 @@ def colors(dataset):
     """The classes that have a colour in the pictures, with it."""
     if isinstance(dataset, Foreground):
         return []
-    return [(name, dataset.palette[i] / 255) for i, name in enumerate(dataset.classes)]
+    return [(name, "#" + bytes(dataset.palette[i]).hex()) for i, name in enumerate(dataset.classes)]
 
 
 def paint(dataset, image, classes):
@@ -427,11 +444,13 @@ def parse(arguments=None):
     parser.add_argument("--loss", choices=("bce", "dice"), help="of a foreground: cross-entropy (default) or overlap")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="threads that prepare batches (default: %(default)s)")
+    parser.add_argument("--sync-batch-norm", action="store_true", help="under mpiexec: over all ranks' images")
     parser.add_argument("--out", metavar="DIR", default="out/segmentation", help="(default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--evaluate", metavar="CHECKPOINT", nargs="+", help="only evaluate; two are compared")
     parser.add_argument("--split", metavar="NAME", default="val", help="what to evaluate on (default: %(default)s)")
     options = parser.parse_args(arguments)
+    options.about = about(parser, arguments)
     if len(options.evaluate or ()) > 2:
         parser.error(f"--evaluate: {len(options.evaluate)} checkpoints; give one, or two to compare")
     if options.compare and not options.skips:
@@ -444,6 +463,7 @@ def parse(arguments=None):
     return options
 
 
+@mpi.group()  # under mpiexec, with others
 def main(arguments=None):
     options = parse(arguments)
     try:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet.autograd import Op, propagate
+from tinynet.autograd import Op, landing, propagate, watched
 from tinynet.ops.convolution import Then
 
 
@@ -143,6 +143,26 @@ def test_graph_has_no_reference_cycles():
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_a_leaf_lands_once_complete_while_the_backward_pass_goes_on():
+    first, shared, last = leaf(1.0), leaf(2.0), leaf(3.0)
+    loss = tn.exp(first * shared) * shared * last
+    events, landed = [], []
+
+    def listener(node):
+        events.append("leaf")
+        landed.append((node, node.grad.numpy().copy()))
+
+    with landing(listener), watched(lambda op, inputs, output: events.append(type(op).__name__)):
+        loss.backward()
+    assert events.index("leaf") < len(events) - 6               # the first leaf comes before most operations
+    assert {id(node) for node, _ in landed} == {id(first), id(shared), id(last)} and len(landed) == 3
+    assert landed[0][0] is last
+    for node, grad in landed:
+        np.testing.assert_array_equal(grad, node.grad.numpy())  # nothing was added afterwards
+    tn.exp(first).backward()
+    assert len(landed) == 3                                     # outside the context nobody listens
 
 
 def test_grad_leaves_dot_grad_alone_and_takes_intermediate_inputs():

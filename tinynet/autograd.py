@@ -55,11 +55,13 @@ class _Running(threading.local):
     watcher: the object that ops, with run(op, inputs, arrays), and modules, with call(call, inputs, options), leave
     their calls to: in a dry run (watcher.is_dry) in place of computing, see Op.dry_run; in a profile to take the time.
     tracer: called with every op, its inputs and its output, once it has run; see watched.
+    landed: called with every leaf whose .grad is complete; see landing.
     """
 
     call: Any = None
     watcher: Any = None
     tracer: Callable[[Op, Sequence[Tensor], Tensor], object] | None = None
+    landed: Callable[[Tensor], object] | None = None
 
 
 running = _Running()
@@ -137,6 +139,21 @@ def watched(tracer: Callable[[Op, Sequence[Tensor], Tensor], object]) -> context
     Reshape ()
     """
     return _switched("tracer", tracer, running)
+
+
+def landing(listener: Callable[[Tensor], object]) -> contextlib.AbstractContextManager[None]:
+    """Within this context listener(leaf) is called as soon as a backward pass has completed the leaf's .grad.
+
+    A leaf comes behind all its consumers in topological order, and right behind the last of them: while most of the
+    backward pass is still to come, so that what is to be done with a gradient can be begun.
+
+    >>> import tinynet as tn
+    >>> w = tn.Tensor([1.0, 2.0], requires_grad=True)
+    >>> with landing(lambda leaf: print(leaf.grad)):
+    ...     (w * w).sum().backward()
+    Tensor([2., 4.])
+    """
+    return _switched("landed", listener, running)
 
 
 def _noting(line):
@@ -352,6 +369,8 @@ def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: S
             if not isinstance(n, Op):
                 if wanted is None and g is not None:
                     n.accumulate_grad(g)
+                    if running.landed is not None:
+                        running.landed(n)
                 continue
             if g is not None and n in useful:
                 n.may_overwrite = n in ours and n not in found and not (create_graph or _mode.anomaly)

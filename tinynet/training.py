@@ -5,6 +5,9 @@ One step of gradient descent is `train_step`; `fit` repeats it over the batches 
     A checkpoint is a place between two batches: weights, optimiser, random numbers, and `Progress`, which
     says where. One is written before the first batch, after the last of each epoch, and on Ctrl-C. What
     follows an epoch's checkpoint (evaluation, metrics, pictures) is simply done again on resuming there.
+
+Several processes may train together (team.py, interop/mpi.py). Each takes its part of every batch, and the first
+alone evaluates, writes and draws.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from tinynet import random, team
 from tinynet.autograd import no_grad
 from tinynet.checkpoint import load_checkpoint, read_description, save_checkpoint
 from tinynet.data.loader import DataLoader
 from tinynet.nn import Module
 from tinynet.optim import Optimizer, clip_grad_norm
 from tinynet.safetensors import write_atomically
+from tinynet.team import is_first
 from tinynet.tensor import Tensor
 from tinynet.typing import FilePath
 
@@ -58,6 +63,8 @@ def fit(model: M, optimizer: Optimizer, loader: DataLoader, loss_fn: Callable[[M
     - resume: go on from the checkpoint in `out`; the results are, bit for bit, those without the stop.
     - config: a dict that JSON holds; resuming with another one is refused.
 
+    Within interop.mpi.group() several processes share the work: the loader's batch_size is that of all together.
+
     Epochs count from 1. The first Ctrl-C (or SIGTERM) stops between two batches, with a checkpoint, and exits
     with code 130 (143); the second stops at once. Raises ValueError for a checkpoint of something else,
     OSError where `out` can't be written, FloatingPointError when the loss or a weight is no longer finite:
@@ -66,61 +73,77 @@ def fit(model: M, optimizer: Optimizer, loader: DataLoader, loss_fn: Callable[[M
     if follow is not None and evaluate is None:
         raise ValueError(f"fit: follow is {follow!r}, but there is no evaluate whose numbers it could follow")
     config = _checked_config({**(config or {}), "clip_norm": clip_norm, "batches_per_epoch": len(loader)})
-    make_folder(out)
     checkpoint, best, table = (os.path.join(out, name) for name in (CHECKPOINT, BEST, METRICS))
-    progress = _resumed(checkpoint, model, optimizer, config) if resume else Progress()
-    write_metrics(table, progress.history)
-    if not resume:
-        _save(checkpoint, model, optimizer, progress, config)
+    progress, ranks = Progress(), team.current()
+    part = ranks.rank, ranks.size
+    loader.batches(progress.epoch, part=part)  # refuses what can't be shared, before anything is written
+    if is_first():
+        make_folder(out)
+        if resume:
+            progress = _resumed(checkpoint, model, optimizer, config)
+        write_metrics(table, progress.history)
+        if not resume:
+            _save(checkpoint, model, optimizer, progress, config)
+    progress = _same_in_all(ranks, model, optimizer, progress)
 
     model.train()
     with StopSignals() as stop, Display(epochs, len(loader)) as display:
         while progress.epoch <= epochs:
             display.begin_epoch(progress)
-            with closing(loader.batches(progress.epoch, start=progress.batch)) as batches:
+            with closing(loader.batches(progress.epoch, progress.batch, part)) as batches:
                 for batch in batches:
                     if schedule is not None:
                         optimizer.lr = schedule(progress.step)
-                    loss = train_step(model, optimizer, batch, loss_fn, clip_norm, progress)
-                    progress.count(loss, len(batch[0]), loader.position)
+                    loss, samples = train_step(model, optimizer, batch, loss_fn, clip_norm, progress)
+                    progress.count(loss, samples, loader.position)
                     display.show_batch(progress, optimizer.lr)
-                    if stop.signal:
+                    if ranks.agree(stop.signal):
                         break
-            _save(checkpoint, model, optimizer, progress, config)
-            if stop.signal:
+            if is_first():
+                _save(checkpoint, model, optimizer, progress, config)
+            if stopped_by := ranks.agree(stop.signal):
                 display.close()
                 print(f"Stopped in epoch {progress.epoch} after batch {progress.batch} of {len(loader)}; "
                       f"saved {checkpoint}. To go on, do the same with resume=True (--resume).", flush=True)
-                raise SystemExit(128 + stop.signal)
+                raise SystemExit(128 + stopped_by)
 
             row = {"epoch": progress.epoch, "step": progress.step,
                    "loss": progress.mean_loss, "lr": optimizer.lr}
-            with evaluating(model):
-                if evaluate is not None:
-                    row |= _checked_metrics(evaluate(model), row, progress.history, follow)
-                progress.history.append(row)
-                write_metrics(table, progress.history)
-                if follow is not None and _is_best(progress.history, *follow):
-                    _save(best, model, optimizer, progress, config)
-                display.end_epoch(progress, row)
-                if after_epoch is not None:
-                    after_epoch(progress.epoch, model, row)
+            if is_first():
+                with evaluating(model):
+                    if evaluate is not None:
+                        row |= _checked_metrics(evaluate(model), row, progress.history, follow)
+                    progress.history.append(row)
+                    write_metrics(table, progress.history)
+                    if follow is not None and _is_best(progress.history, *follow):
+                        _save(best, model, optimizer, progress, config)
+                    display.end_epoch(progress, row)
+                    if after_epoch is not None:
+                        after_epoch(progress.epoch, model, row)
+            progress.history, state = ranks.broadcast((progress.history, random.get_state()))
+            random.set_state(state)
             progress.next_epoch()
     return progress.history
 
 
 def train_step(model: M, optimizer: Optimizer, batch: Any, loss_fn: Callable[[M, Any], Tensor], clip_norm: float | None,
-               progress: Progress) -> float:
-    """One step of gradient descent on one batch; returns the loss before it."""
+               progress: Progress) -> tuple[float, int]:
+    """One step of gradient descent on one batch; returns the loss before it, and the number of samples.
+
+    Of several processes, each with its part of the batch, all take the same step: that of the whole batch.
+    """
+    ranks = team.current()
     optimizer.zero_grad()
-    loss = loss_fn(model, batch)
-    _check_finite("the loss", loss.item(), progress, optimizer)
-    loss.backward()
+    with ranks.own_random():
+        loss = loss_fn(model, batch)
+    value, samples = ranks.mean(loss.item(), len(batch[0]))
+    _check_finite("the loss", value, progress, optimizer)
+    ranks.backward(loss, len(batch[0]) / samples, optimizer.parameters)
     if clip_norm is not None:
         norm = clip_grad_norm(model.parameters(), clip_norm)
         _check_finite("the gradient's norm", norm, progress, optimizer)
     optimizer.step()
-    return loss.item()
+    return value, samples
 
 
 @contextmanager
@@ -214,6 +237,18 @@ def _resumed(checkpoint, model, optimizer, config):
     progress = Progress(**load_checkpoint(checkpoint, model, optimizer))
     batches = config["batches_per_epoch"]
     print(f"Resuming in epoch {progress.epoch} after batch {progress.batch} of {batches}.", flush=True)
+    return progress
+
+
+def _same_in_all(ranks, model, optimizer, progress):
+    """Every process starts from the first one's weights, optimiser, random numbers and progress."""
+    if ranks.size == 1:
+        return progress
+    weights, state, numbers, progress = ranks.broadcast(
+        (model.state_dict(), optimizer.state_dict(), random.get_state(), progress))
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(state)
+    random.set_state(numbers)
     return progress
 
 

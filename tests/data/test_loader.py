@@ -274,6 +274,31 @@ def test_an_empty_dataset():
         DataLoader([], 1)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_parts_of_a_batch_are_the_batch(workers):
+    loader = DataLoader(Numbers(11), 4, shuffle=True, workers=workers)
+    whole = list(loader.batches(2))
+    parts = [list(loader.batches(2, part=(i, 3))) for i in range(3)]
+    assert [[len(batch[0]) for batch in part] for part in parts] == [[2, 2, 1], [1, 1, 1], [1, 1, 1]]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for array, *pieces in zip(batch, *shares, strict=True):
+            np.testing.assert_array_equal(np.concatenate(pieces), array)
+
+
+def test_a_batch_that_is_too_small_to_share_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"4 processes share each batch, but the last has 3 sample\(s\); .*drop_last"):
+        DataLoader(Numbers(11), 4).batches(1, part=(0, 4))
+    DataLoader(Numbers(11), 4, drop_last=True).batches(1, part=(0, 4))
+
+
+@pytest.mark.filterwarnings("ignore:DataLoader. skipped")
+def test_a_part_of_which_nothing_can_be_read_is_an_error():
+    loader = skipping([3, 4, 5], 12, 4)
+    assert indices(loader.batches(1, part=(1, 2))) == [[2], [6, 7], [10, 11]]
+    with pytest.raises(ValueError, match="this process's part of batch 1 can be read.*5.png is broken"):
+        list(loader.batches(1, part=(0, 2)))
+
+
 def test_a_start_beyond_the_epoch_is_refused_at_once():
     with pytest.raises(ValueError, match="start is batch 6, but an epoch has 5 batches"):
         DataLoader(Numbers(10), 2).batches(0, start=6)

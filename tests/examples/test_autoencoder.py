@@ -170,8 +170,10 @@ def test_the_command_leaves_figures_and_pictures(few_scenes, tmp_path, capsys):
     run(tmp_path)
     rows = list(csv.DictReader(open(tmp_path / "metrics.csv")))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    for name in ("reconstructions", "walk", "filters", "epoch-001", "epoch-002"):
+    for name in ("reconstructions", "walk", "filters"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert "3 code values after epoch 2" in page and "psnr by epoch" in page
     printed = capsys.readouterr().out
     line = f"CAE, 3 values     {float(rows[-1]['mse']):.5f}  {float(rows[-1]['psnr']):5.2f} dB"
     assert line in printed and "PCA, 3 values" in printed and "mean image" in printed

@@ -218,8 +218,10 @@ def test_the_command_leaves_figures_and_pictures(few_scenes, tmp_path, capsys):
     rows = list(csv.DictReader(open(tmp_path / "metrics.csv")))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(0 <= float(rows[-1][name]) <= 1 for name in ("mean_iou", "iou_50", "accuracy", "found"))
-    for name in ("boxes.png", "looks.png", "epoch-001.png"):
+    for name in ("boxes.png", "looks.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert "true box" in page and "in green after epoch 2" in page and "confusion matrix" in page
     printed = capsys.readouterr().out
     table = printed[printed.index("images   mean IoU"):]
     assert "mean box" in table and "whole image" in table and str(tmp_path / "boxes.png") in table

@@ -185,6 +185,8 @@ def test_the_command_leaves_figures_and_pictures(few_scenes, tmp_path, capsys):
     run(tmp_path)
     rows = list(csv.DictReader(open(tmp_path / "metrics.csv")))
     assert [row["epoch"] for row in rows] == ["1", "2"]
+    page = (tmp_path / "report.html").read_text()
+    assert "at least 0.4 after epoch 2" in page and "mean ap by epoch" in page
     printed = capsys.readouterr().out
     assert "without looking" in printed and "person" in printed
     for name in ("objects.png", "objects-grid.png"):

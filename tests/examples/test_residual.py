@@ -200,6 +200,8 @@ def test_the_command_leaves_figures_and_pictures(few_windows, tmp_path, capsys):
     for picture in ("curves.png", "gradients.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
         assert str(tmp_path / picture) in printed
+    page = (tmp_path / "report.html").read_text()
+    assert all(f"({name}) after epoch 2" in page and f"confusion matrix ({name})" in page for name in NAMES)
     results = list(csv.DictReader(open(tmp_path / "results.csv")))
     assert [row["network"] for row in results] == NAMES
     rows = list(csv.DictReader(open(tmp_path / "plain-14/metrics.csv")))

@@ -95,6 +95,8 @@ def test_the_command_leaves_figures_and_pictures(few_scenes, tmp_path, capsys):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert 0 <= float(rows[-1]["mean_iou"]) <= 1
     assert (tmp_path / "scenes.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert "likeliest class after epoch 2" in page and "mean IoU by epoch" in page and "confusion matrix" in page
     printed = capsys.readouterr().out
     assert "mean IoU" in printed and str(tmp_path / "scenes.png") in printed
     segmentation.main(["--evaluate", str(tmp_path / "checkpoint.safetensors"), "--out", str(tmp_path / "again")])
@@ -148,6 +150,8 @@ def test_compare_trains_both_and_goes_on_where_it_was(few_scenes, tmp_path, caps
     printed = capsys.readouterr().out
     assert "FCN without skips" in printed and "FCN with skips" in printed and "within 3 px of a border" in printed
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert all(f"({name}) after epoch 1" in page for name in ("without skips", "with skips"))
     segmentation.main([*options, "--resume"])  # both are done: only the comparison is made again
     assert capsys.readouterr().out.endswith(printed[printed.index("\nwithout skips:"):])
     checkpoints = [str(tmp_path / name / "checkpoint.safetensors") for name in ("without-skips", "with-skips")]

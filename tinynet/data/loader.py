@@ -95,8 +95,11 @@ class DataLoader:
         yield from self.batches(self.epoch)
         self.epoch += 1
 
-    def batches(self, epoch: int, start: int = 0) -> Generator[Batch]:
+    def batches(self, epoch: int, start: int = 0, part: tuple[int, int] = (0, 1)) -> Generator[Batch]:
         """The batches of one epoch from batch `start` on, as a generator; leaves `loader.epoch` alone.
+
+        part: (i, n) gives the i-th of n even parts of each batch, for n processes that share the work; they differ
+        by at most one sample. Raises ValueError for a batch of fewer than n samples.
 
         Resuming in the middle of an epoch gives the very batches that were still to come:
 
@@ -112,8 +115,13 @@ class DataLoader:
                              f"give a start from 0 to {len(self)}")
         order = self.order(epoch)
         chunks = [order[i * self.batch_size:(i + 1) * self.batch_size] for i in range(start, len(self))]
+        mine, parts = part
+        if chunks and len(chunks[-1]) < parts:
+            raise ValueError(f"DataLoader: {parts} processes share each batch, but the last has {len(chunks[-1])} "
+                             "sample(s); give another batch_size, drop_last=True, or fewer processes")
+        chunks = [np.array_split(chunk, parts)[mine] for chunk in chunks]
         prepared = self._prefetched(epoch, chunks) if self.workers else self._on_demand(epoch, chunks)
-        return self._readable(prepared, start)
+        return self._readable(prepared, start, shared=parts > 1)
 
     def order(self, epoch: int) -> Array:
         """The indices of all samples in the order in which epoch `epoch` takes them."""
@@ -123,7 +131,7 @@ class DataLoader:
         # (seed, epoch, i) seeds sample i; no sample has the index `samples`, so this seed is the order's own.
         return np.random.default_rng((self.seed, epoch, samples)).permutation(samples)
 
-    def _readable(self, prepared, start):
+    def _readable(self, prepared, start, shared):
         """The batches of which something could be read, in order; counts what could not."""
         self.position = start
         given = 0
@@ -131,6 +139,9 @@ class DataLoader:
             for position, (batch, refused) in enumerate(prepared, start + 1):
                 for index, error in refused:
                     self._faults.keep(index, str(error))
+                if batch is None and shared:
+                    raise ValueError(f"DataLoader: none of the samples of this process's part of batch {position - 1} "
+                                     f"can be read, and the other processes would wait for it; the last: {error}")
                 if batch is not None:
                     self.position = position
                     given += 1

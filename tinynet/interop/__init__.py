@@ -1,4 +1,7 @@
-"""Other frameworks' weights and models: see torch.py and onnx.py; neither package is imported before it is used."""
+"""Other frameworks' weights and models, and other machines: see torch.py, onnx.py and mpi.py.
+
+None of the packages that they need is imported before it is used.
+"""
 
 from tinynet.interop import torch
 

@@ -14,6 +14,7 @@ from tinynet.kernels.elementwise import LARGE, apply
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
 from tinynet.kernels.softmax import exp_float32
+from tinynet.typing import Array
 
 CHUNK = 8192  # elements that one thread takes at a time
 
@@ -25,12 +26,12 @@ T0, T1, T2 = np.float32(-3.33332819422e-1), np.float32(1.33314422036e-1), np.flo
 T3, T4 = np.float32(2.06390887954e-2), np.float32(-5.70498872745e-3)
 
 
-def relu(x):
+def relu(x: Array) -> Array:
     """max(x, 0), where a NaN stays a NaN."""
     return np.maximum(x, 0) if x.size < LARGE else apply(elementwise.RELU, x, x)
 
 
-def relu_grad(gy, y, in_place=False):
+def relu_grad(gy: Array, y: Array, in_place: bool = False) -> Array:
     """gy where y > 0 (or y is NaN), else 0: the gradient of y = relu(x) in x, as a function of y."""
     if y.size >= LARGE:
         return apply(elementwise.GATE, y, y, out=gy) if in_place else apply(elementwise.RELU_GRAD, gy, y)
@@ -39,32 +40,32 @@ def relu_grad(gy, y, in_place=False):
     return gx
 
 
-def sigmoid(x):
+def sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x)"""
     return curve(SIGMOID, x)
 
 
-def sigmoid_grad(gy, y):
+def sigmoid_grad(gy: Array, y: Array) -> Array:
     """gy y (1 - y): the gradient of y = sigmoid(x) in x, as a function of y."""
     return gy * (y * (1 - y)) if y.size < LARGE else apply(elementwise.SIGMOID_GRAD, gy, y)
 
 
-def tanh(x):
+def tanh(x: Array) -> Array:
     """(e^x - e^-x) / (e^x + e^-x)"""
     return curve(TANH, x)
 
 
-def tanh_grad(gy, y):
+def tanh_grad(gy: Array, y: Array) -> Array:
     """gy (1 - y^2): the gradient of y = tanh(x) in x, as a function of y."""
     return gy * (1 - y * y) if y.size < LARGE else apply(elementwise.TANH_GRAD, gy, y)
 
 
-def normal_cdf(x):
+def normal_cdf(x: Array) -> Array:
     """P(X <= x), X standard normal: erfc(-x / sqrt 2) / 2, exact on the far left too, where 1 + erf is 0."""
     return curve(NORMAL_CDF, x)
 
 
-def curve(code, x):
+def curve(code: int, x: Array) -> Array:
     """y = f(x) for the curve with this number."""
     y = empty(x.shape, x.dtype)
     _curve(code, np.ascontiguousarray(x).reshape(-1), y.reshape(-1))

@@ -32,6 +32,7 @@ winograd.py computes the same with fewer multiplications.
 """
 import functools
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -45,6 +46,8 @@ from tinynet.kernels.pooling import best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
 from tinynet.kernels.tile import FLAT_ROWS, NEXT, ONE, STAY, VECTOR_BYTES, block
 from tinynet.kernels.window import load_window
+from tinynet.shapes import Geometry
+from tinynet.typing import Array
 
 ROWS = 8                        # of pixels a task, read into its scratch: they stay in the second cache
 COLUMNS = 64                    # output channels at least, where a task does not do all of them
@@ -53,7 +56,8 @@ LANES = VECTOR_BYTES // 4        # of a vector of float32
 LEAST_WORK = 2 ** 20            # multiplications for an image, to set up windows of several pixels; that takes 15 us
 
 
-def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
+def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tuple[int, int], relu: bool = False,
+           pool: bool = False) -> Any:
     """y[n,i,j,o] = b[o] + sum_uvc x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] w[u,v,c,o]
 
     x (N, H, W, C), w (KH, KW, C/groups, O), b (O) or None, out_hw = (OH, OW); returns y (N, OH, OW, O).
@@ -85,7 +89,8 @@ def _finished(y, relu, pool):
     return max_pool(y, (2, 2), (2, 2), (0, 0), (y.shape[1] // 2, y.shape[2] // 2)) if pool else y
 
 
-def scatter(y, w, b, geometry, out_hw, relu=False):
+def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tuple[int, int],
+            relu: bool = False) -> Array:
     """x[n,h,l,c] = b[c] + sum y[n,i,j,o] w[u,v,c,o] where i*sh + u*dh - top = h, j*sw + v*dw - left = l
 
     y (N, OH, OW, O), w (KH, KW, C/groups, O), b (C) or None, out_hw = (H, W); returns x (N, H, W, C).
@@ -115,7 +120,8 @@ def scatter(y, w, b, geometry, out_hw, relu=False):
     return _correlate(y, turned, b, axes, groups, OG * CG, size, relu)
 
 
-def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
+def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int],
+                    sums_y: bool = False) -> tuple[Array, Array | None]:
     """w[u,v,c,o] = sum_nij x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] y[n,i,j,o]
 
     x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns w (KH, KW, C/groups, O), and with sums_y, else None,

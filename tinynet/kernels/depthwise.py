@@ -17,6 +17,7 @@ Groups of other sizes, and groups that don't give as many channels as they take,
 next power of two.
 """
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -25,18 +26,20 @@ from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.tile import VECTOR_BYTES
+from tinynet.typing import Array
 
 LARGEST = 8                     # channels of a group, for which this pays: half a vector of float32
 WIDE = 64                       # channels: where there are fewer, several pixels are laid side by side
 ROWS, TASKS = 8, 16             # rows of a task at most, tasks at least
 
 
-def pays(inputs, outputs, groups):
+def pays(inputs: int, outputs: int, groups: int) -> bool:
     """inputs, outputs: how many channels of each group"""
     return groups > 1 and max(inputs, outputs) <= LARGEST
 
 
-def correlate(source, weights, bias, axes, groups, size):
+def correlate(source: Array, weights: Array, bias: Array | None, axes: Any, groups: int,
+              size: tuple[int, int, int]) -> Array:
     """target[n,h,l,i] = bias[i] + sum over k and over the taps of h's and l's phases of source * weights[u,v,k,i]
 
     axes: as in convolution.py; weights (KH, KW, source's channels of a group, target's channels), size of target.
@@ -56,7 +59,7 @@ def correlate(source, weights, bias, axes, groups, size):
     return _taken(target, groups, M // groups)
 
 
-def weight_gradient(x, y, axes, groups, kernel_hw):
+def weight_gradient(x: Array, y: Array, axes: Any, groups: int, kernel_hw: tuple[int, int]) -> Array:
     """w[u,v,k,i] = sum over the pixels of x[.., k-th of i's group] y[.., i]; axes as in convolution.py"""
     (KH, KW), CG, OG = kernel_hw, x.shape[3] // groups, y.shape[3] // groups
     G = _filled_size(CG, OG)

@@ -11,6 +11,7 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.typing import Array
 
 LARGE = 65536  # elements; for fewer NumPy is faster than waking threads
 CHUNK = 8192  # elements that are dealt with at a time: three arrays of them lie in the nearest two caches
@@ -20,17 +21,17 @@ ADD, SUBTRACT, MULTIPLY, RELU, RELU_GRAD, SIGMOID_GRAD, TANH_GRAD = range(7)
 SQUARE_SLOPE, ABSOLUTE_SLOPE, HUBER_SLOPE, GATE = range(7, 11)
 
 
-def add(x, y):
+def add(x: Array, y: Array) -> Array:
     """x + y, broadcast by NumPy's rules."""
     return x + y if max(x.size, y.size) < LARGE else _commutative(ADD, np.add, x, y)
 
 
-def multiply(x, y):
+def multiply(x: Array, y: Array) -> Array:
     """x y, broadcast by NumPy's rules."""
     return x * y if max(x.size, y.size) < LARGE else _commutative(MULTIPLY, np.multiply, x, y)
 
 
-def subtract(x, y):
+def subtract(x: Array, y: Array) -> Array:
     """x - y, broadcast by NumPy's rules."""
     if x.size < LARGE or not _is_repeated(y, x):
         return x - y
@@ -56,7 +57,7 @@ def _is_repeated(short, long):
     return short.ndim <= long.ndim and trimmed == long.shape[-len(trimmed) :] and 0 < short.size <= CHUNK
 
 
-def apply(code, x, y, factor=1.0, bound=1.0, out=None):
+def apply(code: int, x: Array, y: Array, factor: float = 1.0, bound: float = 1.0, out: Array | None = None) -> Array:
     """z = f(x, y) for the function with this number; y has the shape of x, or is a row that x repeats.
 
     out: the contiguous array z, whose values GATE changes; not x or y, or the loops would not be vectorised.

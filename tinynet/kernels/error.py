@@ -11,12 +11,13 @@ import numpy as np
 from tinynet.kernels import elementwise
 from tinynet.kernels.elementwise import LARGE, apply
 from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.typing import Array
 
 SQUARE, ABSOLUTE, HUBER = range(3)
 CHUNK = 16384  # elements of a partial sum
 
 
-def values(code, x, t, bound):
+def values(code: int, x: Array, t: Array, bound: float) -> Array:
     """f(x - t) of each element."""
     d = np.subtract(x, t)
     if code == SQUARE:
@@ -28,7 +29,7 @@ def values(code, x, t, bound):
     return near * (d - near * 0.5) * (1 / bound)
 
 
-def sum_of_values(code, x, t, bound):
+def sum_of_values(code: int, x: Array, t: Array, bound: float) -> float:
     """The sum of f(x - t), a Python float: in float64, in chunks, so that threads cannot change a bit."""
     if x.size < LARGE:
         return float(values(code, x, t, bound).sum(dtype=np.float64))
@@ -38,7 +39,7 @@ def sum_of_values(code, x, t, bound):
     return float(partial.sum())
 
 
-def slopes(code, x, t, bound, factor):
+def slopes(code: int, x: Array, t: Array, bound: float, factor: float) -> Array:
     """factor f'(x - t) of each element."""
     if code == HUBER:
         factor /= bound
@@ -51,7 +52,7 @@ def slopes(code, x, t, bound, factor):
     return factor * (np.sign(d) if code == ABSOLUTE else np.clip(d, -bound, bound) if code == HUBER else d)
 
 
-def curvatures(code, x, t, bound):
+def curvatures(code: int, x: Array, t: Array, bound: float) -> Array:
     """f''(x - t) of each element, 0 in the bends."""
     if code == HUBER:
         return (np.abs(x - t) < bound) * x.dtype.type(1 / bound)

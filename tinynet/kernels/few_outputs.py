@@ -17,20 +17,22 @@ from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
 from tinynet.kernels.tile import I64, NEXT, ONE, STAY, VECTOR_BYTES, VECTORS, Operand, block, emit_loop
 from tinynet.kernels.window import clear, copy
+from tinynet.shapes import Geometry
+from tinynet.typing import Array, Shape
 
 ROWS = 16                       # of pixels a task
 MOST = 4                        # outputs: a pixel of y is a short vector
 LEAST_INPUTS = 16               # channels of x, for which this pays
 
 
-def pays(w_shape, geometry):
+def pays(w_shape: Shape, geometry: Geometry) -> bool:
     """Is it such a convolution? w_shape = (KH, KW, inputs, outputs)"""
     KH, KW, inputs, outputs = w_shape
     return (geometry.stride == geometry.dilation == (1, 1) and geometry.groups == 1 and outputs <= MOST
             and inputs >= LEAST_INPUTS and KH * KW > 1 and KH * KW * outputs <= VECTORS * VECTOR_BYTES // 4)
 
 
-def gather(x, w, b, padding, out_hw):
+def gather(x: Array, w: Array, b: Array | None, padding: tuple[int, int], out_hw: tuple[int, int]) -> Array:
     """y[n,i,j,o] = b[o] + sum_uvc x[n, i + u - top, j + v - left, c] w[u,v,c,o]; padding = (top, left)
 
     x (N, H, W, C), w (KH, KW, C, O), b (O) or None, out_hw = (OH, OW); returns y (N, OH, OW, O).

@@ -32,7 +32,9 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -53,12 +55,12 @@ __all__ = ["cache_folder", "compiled_kernels", "inner", "kernel", "prange"]
 FLAGS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 
 
-def inner(function):
+def inner(function: Callable[..., Any]) -> Any:
     """Compile `function` as a callee of kernels; Python cannot call it."""
     return function if config.DISABLE_JIT else PartDispatcher(function, FLAGS)
 
 
-def kernel(function):
+def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function`, whose `prange` loops run in parallel, when it is first called with some dtype."""
     if config.DISABLE_JIT:
         return function
@@ -169,7 +171,7 @@ def _cache_home():
 
 
 @functools.cache
-def cache_folder():
+def cache_folder() -> Path | None:
     """The folder for this fingerprint, or None, after one warning, if it cannot be had."""
     if FINGERPRINT is None:
         return _warn_uncached("tinynet's sources cannot be read")

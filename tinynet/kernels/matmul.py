@@ -21,6 +21,7 @@ from tinynet.kernels import vectors
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import aligned, empty
 from tinynet.kernels.tile import ONE, STAY, block
+from tinynet.typing import Array
 
 # A task is ROWS x COLUMNS of C and goes over K by DEPTH: so much of B (128 KB in float32) stays in the second
 # cache.
@@ -29,7 +30,7 @@ TASKS = 8                       # wanted at least: where a row of C is too short
 SQUARE = 16                     # is turned at once: as many cache lines are read, and as many written
 
 
-def matmul(a, b):
+def matmul(a: Array, b: Array) -> Array:
     """a @ b for a (..., M, K) and b (..., K, N) with the same leading axes, or none; returns (..., M, N).
 
     Transposed views (x.T, x.swapaxes(-1, -2)) are taken as they are. A sum over nothing (K = 0) is 0.
@@ -42,7 +43,7 @@ def matmul(a, b):
     return _product(a.reshape(batch, M, K), b.reshape(batch, K, N)).reshape(*leading, M, N)
 
 
-def sum_parts(parts):
+def sum_parts(parts: Array) -> Array:
     """parts[0] + parts[1] + ..., in this order."""
     total = empty(parts.shape[1:], parts.dtype)
     add_parts(parts.reshape(len(parts), -1), total.reshape(-1))

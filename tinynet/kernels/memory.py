@@ -18,6 +18,8 @@ import weakref
 
 import numpy as np
 
+from tinynet.typing import Array, DType, Shape
+
 LINE = 64
 LARGE = 1 << 18  # bytes; smaller blocks malloc keeps by itself
 LARGER_AT_MOST = 8  # times what is asked for: with less, some arrays of each training step would find no block
@@ -40,13 +42,13 @@ class Pool:
     get it does without. (A child that was forked while another thread held it does without for ever.)
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.returned = collections.deque()
         self.lock = threading.Lock()
         self.free = {}  # size -> the free blocks of that size
         self.free_bytes = self.lent_bytes = self.most_lent = 0
 
-    def take(self, size):
+    def take(self, size: int) -> Block | None:
         """A block of this size: a free one, or a new one. None if the pool is busy."""
         if not self.lock.acquire(blocking=False):
             return None
@@ -65,7 +67,7 @@ class Pool:
         fitting = [s for s in self.free if size <= s <= LARGER_AT_MOST * size]
         return self._pop(min(fitting)) if fitting else Block(size, np.uint8)
 
-    def give_back(self, block):
+    def give_back(self, block: Block) -> None:
         self.returned.append(block)
         if self.lock.acquire(blocking=False):
             try:
@@ -102,7 +104,7 @@ class Pool:
 pool = Pool()
 
 
-def empty(shape, dtype):
+def empty(shape: Shape, dtype: DType) -> Array:
     """An array that is not filled yet, contiguous, from the beginning of a cache line.
 
     >>> empty((2, 3), np.float32).__array_interface__["data"][0] % LINE
@@ -127,13 +129,13 @@ def _array_in(block, shape, dtype):
     return np.ndarray(shape, dtype, buffer=block, offset=-_address(block) % LINE)
 
 
-def zeros(shape, dtype):
+def zeros(shape: Shape, dtype: DType) -> Array:
     array = empty(shape, dtype)
     array.fill(0)
     return array
 
 
-def aligned(array):
+def aligned(array: Array) -> Array:
     """`array` itself where it is contiguous and begins with a cache line, or else a copy that does.
 
     For what is read often and is small, such as weights.

@@ -26,20 +26,21 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.typing import Array, Shape
 
 CHUNKS = 64  # at most: enough to keep many cores busy
 WIDTH = 256  # values that the loops take at once, where a position has fewer channels
 CHUNK_POSITIONS = 32  # at least: fewer are not worth a task
 
 
-def chunks(shape):
+def chunks(shape: Shape) -> tuple[int, int]:
     """(T, P): the samples are cut into T parts, each sample's positions into P, which makes T*P tasks."""
     samples, positions, _ = shape
     parts = min(samples, CHUNKS)
     return parts, max(1, min(positions // CHUNK_POSITIONS, CHUNKS // max(1, parts)))
 
 
-def statistics(x, groups):
+def statistics(x: Array, groups: int) -> tuple[Array, Array]:
     """mean and (biased) variance of each group of x (N, S, C): both (N, G) and float64."""
     n, s, c = x.shape
     shift = x[:, 0, :: c // groups].astype(np.float64)
@@ -49,7 +50,7 @@ def statistics(x, groups):
     return shift + first, np.maximum(second - first * first, 0.0)
 
 
-def normalize(x, mean, rstd, w, b, relu=False):
+def normalize(x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | None, relu: bool = False) -> Array:
     """y = (x - mean) rstd w + b, or max(y, 0); w and b may be None."""
     y = empty(x.shape, x.dtype)
     w, b = _or_constant(w, 1, x), _or_constant(b, 0, x)
@@ -66,7 +67,8 @@ class Sums(NamedTuple):
     weight: np.ndarray  # (C,): sum of gy xh, the gradient of w
 
 
-def sums_of_gradient(gy, x, mean, rstd, w, b=None, relu=False):
+def sums_of_gradient(gy: Array, x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | None = None,
+                     relu: bool = False) -> Sums:
     """The Sums of gy and x, both (N, S, C); with relu, of gy where y > 0."""
     n, s, c = x.shape
     groups = mean.shape[1]
@@ -77,7 +79,8 @@ def sums_of_gradient(gy, x, mean, rstd, w, b=None, relu=False):
     return Sums(*by_group.sum(axis=2) / (s * c // groups), *by_channel.sum(axis=(1, 2)))
 
 
-def normalize_gradient(gy, x, mean, rstd, w, sums, b=None, relu=False):
+def normalize_gradient(gy: Array, x: Array, mean: Array, rstd: Array, w: Array | None, sums: Sums,
+                       b: Array | None = None, relu: bool = False) -> Array:
     """gx = rstd (w gy - A(w gy) - xh A(w gy xh)); with relu, gy counts where y > 0."""
     gx = empty(x.shape, x.dtype)
     w, b, tasks = _or_constant(w, 1, x), _or_constant(b, 0, x), chunks(x.shape)

@@ -14,9 +14,11 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.typing import Array, Shape
 
 
-def max_pool(x, kernel_size, stride, padding, size):
+def max_pool(x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
+             size: tuple[int, int]) -> tuple[Array, Array]:
     """The maxima of x (N, H, W, C) and their places in the windows, small integers, both (N, *size, C).
 
     stride is (sh, sw), padding (top, left): what lies below and to the right follows from `size`.
@@ -32,7 +34,8 @@ def max_pool(x, kernel_size, stride, padding, size):
     return y, place
 
 
-def max_pool_scatter(gy, place, shape, kernel_size, stride, padding):
+def max_pool_scatter(gy: Array, place: Array, shape: Shape, kernel_size: tuple[int, int], stride: tuple[int, int],
+                     padding: tuple[int, int]) -> Array:
     """Bring gy back to where the maxima were found, in an array of the input's shape."""
     gx = empty(shape, gy.dtype)
     gy = np.ascontiguousarray(gy)
@@ -43,7 +46,8 @@ def max_pool_scatter(gy, place, shape, kernel_size, stride, padding):
     return gx
 
 
-def max_pool_gather(x, place, kernel_size, stride, padding):
+def max_pool_gather(x: Array, place: Array, kernel_size: tuple[int, int], stride: tuple[int, int],
+                    padding: tuple[int, int]) -> Array:
     """Read x where the maxima were found."""
     y = empty(place.shape, x.dtype)
     gather(np.ascontiguousarray(x), place, *kernel_size, *stride, *padding, y)

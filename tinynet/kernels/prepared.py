@@ -13,8 +13,11 @@ second time, as far as a sample of them tells.
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
+
+from tinynet.typing import Array
 
 MOST_BYTES = 1 << 26            # of all that is kept
 MOST_SAMPLES = 256              # of weights that came once
@@ -24,13 +27,13 @@ SAMPLE = 64                     # numbers
 class Prepared:
     """The results, those used last at the end."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock = threading.Lock()
         self.samples = OrderedDict()    # key -> None
         self.results = OrderedDict()    # key -> (a copy of the weights, the result, bytes of both)
         self.bytes = 0
 
-    def get(self, compute, w):
+    def get(self, compute: Callable[[Array], Array], w: Array) -> Array:
         """compute(w), an array that nobody may write into; w an array of any shape.
 
         >>> prepared = Prepared()

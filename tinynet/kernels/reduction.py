@@ -10,6 +10,7 @@ chunks' sums in their order.
 import numpy as np
 
 from tinynet.kernels.jit import kernel, prange
+from tinynet.typing import Array
 
 CHUNKS = 64  # at most: enough to keep many cores busy
 CHUNK_ROWS = 64  # at least: fewer are not worth a task
@@ -17,7 +18,7 @@ BLOCK = 1024  # columns of a task: 8 kB of float64 sums, which stay in the neare
 NARROW = 64  # columns; where there are fewer, several rows are laid side by side
 
 
-def sum_rows(x):
+def sum_rows(x: Array) -> Array:
     """Sum x of shape (R, C) over its rows: (C,), of x's dtype.
 
     >>> sum_rows(np.ones((5, 2), np.float32))

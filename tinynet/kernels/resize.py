@@ -13,6 +13,7 @@ import numpy as np
 
 from tinynet.kernels.jit import kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.typing import Array
 
 
 class Taps(NamedTuple):
@@ -24,29 +25,29 @@ class Taps(NamedTuple):
     inputs: int  # the size of the input axis
 
     @property
-    def outputs(self):
+    def outputs(self) -> int:
         return len(self.start) - 1
 
-    def transposed(self):
+    def transposed(self) -> "Taps":
         """The adjoint's table: its outputs are this one's inputs."""
         reader = np.repeat(np.arange(self.outputs), np.diff(self.start))
         order = np.argsort(self.index, kind="stable")
         return taps(self.index[order], reader[order], self.weight[order], self.inputs, self.outputs)
 
 
-def taps(output, index, weight, outputs, inputs):
+def taps(output: Array, index: Array, weight: Array, outputs: int, inputs: int) -> Taps:
     """The table in which output[t], ascending, reads index[t] times weight[t]."""
     start = np.searchsorted(output, np.arange(outputs + 1))
     return Taps(start, np.asarray(index, np.int64), np.asarray(weight, np.float64), inputs)
 
 
-def nearest_taps(inputs, outputs):
+def nearest_taps(inputs: int, outputs: int) -> Taps:
     """Output i reads the input floor(i * inputs / outputs)."""
     i = np.arange(outputs)
     return taps(i, i * inputs // outputs, np.ones(outputs), outputs, inputs)
 
 
-def bilinear_taps(inputs, outputs):
+def bilinear_taps(inputs: int, outputs: int) -> Taps:
     """Output i reads the two inputs about (i + 1/2) * inputs / outputs - 1/2: pixels have centres.
 
     The place is kept as a fraction of integers. Beyond the outer centres the border's pixel alone is read,
@@ -63,7 +64,7 @@ def bilinear_taps(inputs, outputs):
     return taps(output[read], index[read], weight[read], outputs, inputs)
 
 
-def window_taps(inputs, window, stride, before, outputs):
+def window_taps(inputs: int, window: int, stride: int, before: int, outputs: int) -> Taps:
     """Output i reads the inputs of a window that starts at i * stride - before, as far as there are any."""
     output = np.repeat(np.arange(outputs), window)
     index = output * stride - before + np.tile(np.arange(window), outputs)
@@ -71,7 +72,7 @@ def window_taps(inputs, window, stride, before, outputs):
     return taps(output[inside], index[inside], np.ones(inside.sum()), outputs, inputs)
 
 
-def resample(x, rows, columns, divisor=1):
+def resample(x: Array, rows: Taps, columns: Taps, divisor: int = 1) -> Array:
     """Apply the tables of both axes to x (N, H, W, C): (N, rows.outputs, columns.outputs, C).
 
     All sums are divided by `divisor`: so the mean of ones is one, which 1/3 as a tap's weight wouldn't give.

@@ -18,6 +18,7 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.typing import Array
 
 LANES = 64  # pixels in a block; a multiple of every vector length
 CHUNK = 4 * LANES  # pixels that one thread takes at a time
@@ -32,7 +33,8 @@ C2, C3, C4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float3
 C5, C6, C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
 
 
-def softmax_cross_entropy(logits, target, hard, soft, scale, with_gradient):
+def softmax_cross_entropy(logits: Array, target: Array, hard: Array, soft: Array, scale: float,
+                          with_gradient: bool) -> tuple[Array, Array | None]:
     """The losses (M,) of all pixels and `scale` times their gradient (M, K), which is None unless asked for.
 
     logits: (M, K); target: (M,), int32, each in 0..K-1, or -1 for a pixel to ignore, whose loss is 0.

@@ -13,6 +13,7 @@ import numpy as np
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
 from tinynet.kernels.tile import NEXT, ONE, STAY, VECTOR_BYTES, tile
+from tinynet.typing import Array
 
 FEW = 4                         # rows of a
 RUN = 2 ** 14                   # numbers of the matrix that are worth a task, at least
@@ -20,7 +21,7 @@ COLUMNS = 128                   # of a task, where a row vector is multiplied
 VECTORS = 8                     # of a tile there
 
 
-def times_transposed(a, b):
+def times_transposed(a: Array, b: Array) -> Array:
     """a @ b.T for contiguous a (M, K) and b (N, K); returns (M, N)
 
     >>> times_transposed(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]))
@@ -31,7 +32,7 @@ def times_transposed(a, b):
     return c
 
 
-def row_times(a, b, parts):
+def row_times(a: Array, b: Array, parts: int) -> Array:
     """a @ b for contiguous a (K) and b (K, N), cut into parts over K; returns the parts (parts, N)
 
     >>> row_times(np.array([1.0, 2.0]), np.array([[3.0], [4.0]]), 1)
@@ -42,7 +43,7 @@ def row_times(a, b, parts):
     return c
 
 
-def outer(a, b):
+def outer(a: Array, b: Array) -> Array:
     """a[:, None] * b for contiguous a (M) and b (N); returns (M, N)
 
     >>> outer(np.array([1.0, 2.0]), np.array([3.0, 4.0]))

@@ -31,6 +31,8 @@ the other images in the batch too, is computed again in the direct way.
 import contextlib
 import contextvars
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numba
 import numpy as np
@@ -44,6 +46,8 @@ from tinynet.kernels.prepared import prepared
 from tinynet.kernels.tile import NEXT, ONE, STAY, block
 from tinynet.kernels.window import load_window, store_window
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
+from tinynet.shapes import Geometry
+from tinynet.typing import Array, DType, Shape
 
 LANES = 16                      # float32 in a vector
 CACHE = 3 * 2**18               # bytes of the second cache for V and M
@@ -58,7 +62,7 @@ _direct_only = contextvars.ContextVar("direct_only", default=False)
 
 
 @contextlib.contextmanager
-def exact_convolution():
+def exact_convolution() -> Iterator[None]:
     """Within this context all convolutions are direct sums, as those in float64 always are.
 
     Otherwise 3x3 ones, and 4x4 ones of stride 2, take Winograd's way from 16 channels on: faster (3x3 of 64 channels
@@ -79,7 +83,7 @@ def exact_convolution():
         _direct_only.reset(token)
 
 
-def pays(w_shape, y_hw, dtype, geometry):
+def pays(w_shape: Shape, y_hw: tuple[int, int], dtype: DType, geometry: Geometry) -> bool:
     """Is it a kind of convolution that can go this way, and is it then faster than the direct sum?
 
     The number of images doesn't count: the result for one must not depend on its company.
@@ -97,7 +101,8 @@ def _taps(geometry):
     return 3 if geometry.stride == (1, 1) else 2
 
 
-def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
+def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tuple[int, int], relu: bool = False,
+           pool: bool = False) -> Any:
     """As convolution.gather; None if the result isn't finite everywhere."""
     side = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
     if not pool or w.shape[0] == 3:
@@ -106,7 +111,8 @@ def gather(x, w, b, geometry, out_hw, relu=False, pool=False):
     return None if y is None else max_pool(y, (2, 2), (2, 2), (0, 0), (out_hw[0] // 2, out_hw[1] // 2))
 
 
-def scatter(y, w, b, geometry, out_hw, relu=False):
+def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tuple[int, int],
+            relu: bool = False) -> Array | None:
     """As convolution.scatter; None if the result isn't finite everywhere."""
     (top, _), (left, _) = geometry.padding
     if geometry.stride == (1, 1):
@@ -116,7 +122,7 @@ def scatter(y, w, b, geometry, out_hw, relu=False):
     return _convolve(y, prepared.get(_scattering, w), b, source, target, out_hw, relu)
 
 
-def weight_gradient(x, y, geometry, kernel_hw, sums_y=False):
+def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int], sums_y: bool = False) -> Any:
     """As convolution.weight_gradient; None if the result isn't finite everywhere, or a sum over no images.
 
     The sum of y comes from A gy A^T: its value at the point 1 along both axes is the sum of a tile's pixels.

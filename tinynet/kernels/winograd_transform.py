@@ -36,12 +36,13 @@ from numba import config, types
 from numba.extending import intrinsic
 
 from tinynet.kernels.tile import VECTOR_BYTES, Operand, Vector, unknown
+from tinynet.typing import Array
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2))  # and infinity
 N = len(POINTS) + 1
 
 
-def evaluation(k):
+def evaluation(k: int) -> Array:
     """E_k: the values at all points of a polynomial with k coefficients.
 
     >>> print(evaluation(2).astype(float).T)
@@ -51,7 +52,7 @@ def evaluation(k):
     return np.array([[a**i for i in range(k)] for a in POINTS] + [[Fraction(0)] * (k - 1) + [Fraction(1)]])
 
 
-def interpolation():
+def interpolation() -> Array:
     """E_n^-T: its row for the point a holds the polynomial that is 1 at a and 0 at the others (Lagrange's).
 
     That of infinity is 0 at all points and has the highest coefficient 1.

@@ -15,6 +15,7 @@ from tinynet import ops
 from tinynet.nn import init
 from tinynet.nn.module import Module, Parameter
 from tinynet.ops.convolution import NOTHING, Then
+from tinynet.ops.normalization import Moments
 from tinynet.shapes import conv_geometry, integer, output_padding_for, padding_pairs, pair
 from tinynet.tensor import Tensor, as_tensor
 from tinynet.typing import Mode, Padding, Pair
@@ -281,11 +282,12 @@ class BatchNorm2d(Module):
         self.weight, self.bias = _scale_and_shift(num_features, affine)
         self.running_mean = np.zeros(num_features, np.float32)
         self.running_var = np.ones(num_features, np.float32)
+        self.measure = Moments  # interop.mpi_batch_norm has one that measures the batches of several processes
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
         """relu: max(y, 0) in the same passes over memory."""
         return ops.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
-                              self.momentum, self.eps, relu=relu)
+                              self.momentum, self.eps, relu=relu, measure=self.measure)
 
 
 class GroupNorm(Module):

@@ -24,7 +24,7 @@ made of such ops and of arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -37,12 +37,15 @@ from tinynet.typing import Array, Shape
 
 
 class Moments:
-    """Mean and variance of each group of x: computed once, handed from op to op."""
+    """Mean and variance of each group of x, of `count` values: computed once, handed from op to op."""
 
     def __init__(self, x: Array, groups: int, eps: float) -> None:
         self.groups, self.eps = groups, eps
-        self.mean, self.var = kernels.statistics(x, groups)
+        self.count, self.mean, self.var = self.measure(x)
         self.rstd = _reciprocal_deviation(self.var, eps)
+
+    def measure(self, x: Array) -> tuple[int, Array, Array]:
+        return x[0].size // self.groups if len(x) else 0, *kernels.statistics(x, self.groups)
 
     def sums(self, gy: Array, x: Array, w: Array | None, b: Array | None = None, relu: bool = False) -> kernels.Sums:
         return kernels.sums_of_gradient(gy, x, self.mean, self.rstd, w, b, relu)
@@ -54,12 +57,13 @@ class Normalize(Op):
     keeps = ("x", "w", "b")
     w = b = None
 
-    def __init__(self, groups: int, eps: float, moments: Moments | None = None, relu: bool = False) -> None:
-        self.groups, self.eps, self.moments, self.relu = groups, eps, moments, relu
+    def __init__(self, groups: int, eps: float, moments: Moments | None = None, relu: bool = False,
+                 measure: Callable[..., Moments] = Moments) -> None:
+        self.groups, self.eps, self.moments, self.relu, self.measure = groups, eps, moments, relu, measure
 
     def forward(self, x: Array, w: Array | None = None, b: Array | None = None) -> Array:
         if self.moments is None:
-            self.moments = Moments(x, self.groups, self.eps)
+            self.moments = self.measure(x, self.groups, self.eps)
         return kernels.normalize(x, self.moments.mean, self.moments.rstd, w, b, self.relu)
 
     def backward(self, gy: Tensor) -> Gradients:
@@ -193,7 +197,7 @@ class Standardize(Op):
 
 def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None, running_mean: Array | None = None,
                running_var: Array | None = None, training: bool = True, momentum: float = 0.1, eps: float = 1e-5,
-               relu: bool = False) -> Tensor:
+               relu: bool = False, measure: Callable[..., Moments] = Moments) -> Tensor:
     """Each channel normalised over the whole batch.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
@@ -205,6 +209,7 @@ def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None
     training: mean and (biased) variance are those of the batch, over all axes but the last; the running ones,
     if given, are updated in place: running += momentum (batch's - running), with the unbiased variance.
     Otherwise the running ones are used. relu: max(y, 0) in place of y, made in the same passes over memory.
+    measure: what takes the batch's statistics, for a batch that is only a part (interop.mpi_batch_norm).
 
     x: (..., C), two axes or more; weight, bias: (C,) or None; running_mean, running_var: ndarrays (C,), both
     or neither. Raises ValueError for shapes that don't fit, for fewer than two values per channel in
@@ -240,10 +245,10 @@ def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None
             _reciprocal_deviation(running_var.astype(np.float64), eps),
         )
         return Standardize(mean, rstd, relu)(rows, *parameters).reshape(x.shape)
-    normalize = Normalize(channels, eps, relu=relu)
+    normalize = Normalize(channels, eps, relu=relu, measure=measure)
     y = normalize(rows, *parameters)
     if running_mean is not None and not is_dry_run():
-        mean, var = normalize.moments.mean[0], normalize.moments.var[0]
+        mean, var, count = normalize.moments.mean[0], normalize.moments.var[0], normalize.moments.count
         running_mean += (momentum * (mean - running_mean)).astype(running_mean.dtype)
         running_var += (momentum * (var * count / (count - 1) - running_var)).astype(running_var.dtype)
     return y.reshape(x.shape)
