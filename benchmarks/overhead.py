@@ -1,11 +1,13 @@
-"""What the engine costs: microseconds an operation on tensors so small that the arithmetic is nothing."""
+"""What the engine costs: microseconds an operation on tensors so small that arithmetic is nothing; and a profile."""
 
 import numba
 import numpy as np
 
 import tinynet as tn
+from benchmarks import NETWORKS, random_batch
 from benchmarks.machine import set_threads
 from benchmarks.measure import alternate, number, row, table
+from benchmarks.tinynet_side import Trainer
 from benchmarks.torch_side import set_torch_threads, torch
 
 F = torch.nn.functional
@@ -57,6 +59,25 @@ def lines(run):
             ]
         yield row(name, *cells)
     set_threads()
+    yield ""
+    yield from _profiles(run)
+
+
+def _profiles(run):
+    """A line for each network: its training step without tn.profile() and within."""
+    yield "A training step within tn.profile(), what its lines explain of the time, and its own work, taken out."
+    yield ""
+    yield from table("milliseconds, median", "without", "within", "explained", "own work")
+    for name, images in NETWORKS.items():
+        trainer, profile = Trainer(name, random_batch(name, images)), tn.profile(peak=run.machine.peak / 1e9)
+
+        def profiled(trainer=trainer, profile=profile):
+            with profile:
+                trainer.step()
+
+        times = alternate({"without": trainer.step, "within": profiled}, run.turns)
+        cells = [number(1e3 * times[side].median) for side in times]
+        yield row(name, *cells, f"{100 * profile.covered:.1f} %", number(1e3 * profile.overhead))
 
 
 def _chains(side, x, w, operation):

@@ -60,13 +60,13 @@ def named_in(thing: Any) -> list[Any]:
 
 
 def kernels(op: type) -> list[Any]:
-    """The functions of tinynet.kernels that an op's forward and backward call, or helpers beside them.
+    """The functions of tinynet.kernels that an op's forward and backward call, or helpers that it is made with.
 
     >>> from tinynet.ops.activation import Relu, ReluGrad
     >>> [kernel.__name__ for kernel in kernels(Relu)], [kernel.__name__ for kernel in kernels(ReluGrad)]
     (['relu'], ['relu_grad'])
     """
-    waiting = [*methods(op, "forward"), *methods(op, "backward")]
+    waiting = [method for name in ("forward", "backward", "__init__") for method in methods(op, name)]
     found, seen = [], set(waiting)
     while waiting:
         for one in named_in(waiting.pop(0)):
@@ -87,7 +87,7 @@ def _is_op(thing):
 def methods(op: type, name: str) -> list[Any]:
     """The op's method of that name, and those of its bases that it goes on to by super()."""
     found = []
-    for cls in op.__mro__:
+    for cls in op.__mro__[:-1]:
         if name in vars(cls):
             found.append(vars(cls)[name])
             if "super()" not in inspect.getsource(found[-1]):
