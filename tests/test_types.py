@@ -94,11 +94,11 @@ def test_layers_take_tensors_and_give_tensors(layer):
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory):
-    """What mypy --strict says of tinynet and of tests/typing, by file; once, for it takes some seconds."""
+    """What mypy --strict says of tinynet and of tests/typed, by file; once, for it takes some seconds."""
     pytest.importorskip("mypy")
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context", "--no-pretty",
-         "--cache-dir", str(tmp_path_factory.mktemp("mypy")), "tinynet", "tests/typing"],
+         "--cache-dir", str(tmp_path_factory.mktemp("mypy")), "tinynet", "tests/typed"],
         cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return done.stdout.replace("\\", "/").splitlines()
@@ -109,13 +109,13 @@ def test_mypy_finds_nothing_in_the_package(checked):
 
 
 def test_mypy_strict_passes_what_users_write(checked):
-    assert [line for line in checked if line.startswith("tests/typing/right.py")] == []
+    assert [line for line in checked if line.startswith("tests/typed/right.py")] == []
 
 
 def test_mypy_rejects_every_mistake(checked):
     """A `type: ignore` at a line where mypy had nothing to complain of, or of something else, would be an error."""
-    assert [line for line in checked if line.startswith("tests/typing/wrong.py")] == []
-    text = (ROOT / "tests/typing/wrong.py").read_text()
+    assert [line for line in checked if line.startswith("tests/typed/wrong.py")] == []
+    text = (ROOT / "tests/typed/wrong.py").read_text()
     mistakes = text[text.index("    tn.Tensor([1.0], grad"):].splitlines()
     assert len(mistakes) > 25 and all(re.search(r"# type: ignore\[[a-z, -]+\]$", line) for line in mistakes)
 
