@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import tinynet as tn
-from tinynet.interop.onnx_operators import WEIGHT_TO_LAST, Image, _float, last, operator, plain
+from tinynet import nn
+from tinynet.interop.onnx_operators import WEIGHT_TO_LAST, Image, Node, _float, last, operator, plain
 from tinynet.kernels.resize import taps
 from tinynet.ops.resize import Resize
-
-if TYPE_CHECKING:  # it imports this table
-    from tinynet.interop.onnx_load import Imported, Node
 
 
 def _pair(node, name):
@@ -48,7 +46,7 @@ def _weight(node, w, module):
 
 
 @operator("Conv")
-def conv2d(node: Node, inputs: list[Any], module: Imported) -> Any:
+def conv2d(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     x, w, *b = inputs
     x, w = last(x), _weight(node, w, module)
     stride, dilation = _pair(node, "strides"), _pair(node, "dilations")
@@ -58,7 +56,7 @@ def conv2d(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("ConvTranspose")
-def conv_transpose2d(node: Node, inputs: list[Any], module: Imported) -> Any:
+def conv_transpose2d(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Where output_shape is given, or SAME, the padding follows from it. What is too much is cut off afterwards."""
     x, w, *b = inputs
     x, w = last(x), _weight(node, w, module)
@@ -86,7 +84,7 @@ def conv_transpose2d(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("MaxPool")
-def max_pool2d(node: Node, inputs: list[Any], module: Imported) -> Any:
+def max_pool2d(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     x, kernel, stride = last(inputs[0]), _pair(node, "kernel_shape"), _pair(node, "strides")
     x, padding = _padded(_float(x), kernel, _padding(node, x.shape[1:3], kernel, stride, (1, 1)), -math.inf)
     return Image(tn.max_pool2d(x, kernel, stride, padding))
@@ -100,7 +98,7 @@ def _padded(x, kernel, padding, value):
 
 
 @operator("AveragePool")
-def avg_pool2d(node: Node, inputs: list[Any], module: Imported) -> Any:
+def avg_pool2d(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Unless the padding counts, divide by how much of each window lies in the image."""
     x, kernel, stride = last(inputs[0]), _pair(node, "kernel_shape"), _pair(node, "strides")
     padding = _padding(node, x.shape[1:3], kernel, stride, (1, 1))
@@ -117,7 +115,7 @@ def _pool_arguments(x, kernel, stride, padding):
 
 
 @operator("GlobalAveragePool", "GlobalMaxPool")
-def global_pool(node: Node, inputs: list[Any], module: Imported) -> Any:
+def global_pool(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     x = plain(inputs[0])
     axes = tuple(range(2, x.ndim))
     return x.mean(axes, keepdims=True) if node.kind == "GlobalAveragePool" else x.max(axes, keepdims=True)
@@ -135,7 +133,7 @@ def _as_before(y):
 
 
 @operator("BatchNormalization")
-def batch_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
+def batch_norm(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """In the module's training with the batch's statistics, whose running ones are moved if the module owns them."""
     x, weight, bias, mean, var = inputs
     eps, momentum = node.attributes.get("epsilon", 1e-5), node.attributes.get("momentum", 0.9)
@@ -157,14 +155,14 @@ def _trained(x, weight, bias, mean, var, momentum, eps):
 
 
 @operator("InstanceNormalization")
-def instance_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
+def instance_norm(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     x, weight, bias = inputs
     x = _channels_last(x)
     return _as_before(tn.group_norm(x, x.shape[-1], weight, bias, node.attributes.get("epsilon", 1e-5)))
 
 
 @operator("GroupNormalization")
-def group_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
+def group_norm(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """A scale for each channel; up to opset 20 for each group."""
     x, weight, bias = inputs
     x, groups = _channels_last(x), node.attributes["num_groups"]
@@ -175,7 +173,7 @@ def group_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("LayerNormalization")
-def layer_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
+def layer_norm(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Over the last axes from `axis` on; the mean and the reciprocal deviation too, where they are asked for."""
     x, weight, bias = (*(plain(each) for each in inputs), None)[:3]
     axis, eps = node.attributes.get("axis", -1) % x.ndim, node.attributes.get("epsilon", 1e-5)
@@ -191,7 +189,7 @@ def layer_norm(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Resize")
-def resize(node: Node, inputs: list[Any], module: Imported) -> Any:
+def resize(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     x = last(inputs[0])
     _, scales, sizes = (*inputs[1:], None, None, None)[:3] if node.opset >= 11 else (None, inputs[1], None)
     axes = [int(axis) % 4 for axis in node.attributes.get("axes", range(4))]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import tinynet as tn
-from tinynet.interop.onnx_operators import _float, operator, plain
+from tinynet import nn
+from tinynet.interop.onnx_operators import Node, _float, operator, plain
 from tinynet.tensor import Tensor
-
-if TYPE_CHECKING:  # it imports this table
-    from tinynet.interop.onnx_load import Imported, Node
 
 
 @operator("Constant")
-def constant(node: Node, inputs: list[Any], module: Imported) -> Any:
+def constant(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     (value,) = node.attributes.values()
     array = np.asarray(value)
     if array.dtype.kind == "f" and "value" not in node.attributes:
@@ -25,13 +23,13 @@ def constant(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Shape")
-def shape(node: Node, inputs: list[Any], module: Imported) -> Any:
+def shape(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     lengths = np.array(plain(inputs[0]).shape, np.int64)
     return lengths[node.attributes.get("start", 0) : node.attributes.get("end")]
 
 
 @operator("Flatten")
-def flatten(node: Node, inputs: list[Any], module: Imported) -> Any:
+def flatten(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Two axes: all before `axis`, and all from it on."""
     x, axis = plain(inputs[0]), node.attributes.get("axis", 1)
     rows = math.prod(x.shape[: axis if axis >= 0 else axis + x.ndim])
@@ -39,7 +37,7 @@ def flatten(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Reshape")
-def reshape(node: Node, inputs: list[Any], module: Imported) -> Any:
+def reshape(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """A length of 0 is x's own, unless allowzero says that it is none."""
     x, lengths = plain(inputs[0]), node.attributes.get("shape")
     lengths = [int(n) for n in (inputs[1] if lengths is None else lengths)]
@@ -49,13 +47,13 @@ def reshape(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Transpose")
-def transpose(node: Node, inputs: list[Any], module: Imported) -> Any:
+def transpose(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     x = plain(inputs[0])
     return x.transpose(tuple(node.attributes.get("perm", reversed(range(x.ndim)))))
 
 
 @operator("Squeeze", "Unsqueeze")
-def squeeze(node: Node, inputs: list[Any], module: Imported) -> Any:
+def squeeze(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Axes of length 1 taken out, or put in; which, is an input from opset 13 on."""
     x = plain(inputs[0])
     axes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else node.attributes.get("axes")
@@ -68,19 +66,19 @@ def squeeze(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Expand")
-def expand(node: Node, inputs: list[Any], module: Imported) -> Any:
+def expand(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     x, lengths = _float(plain(inputs[0])), tuple(int(n) for n in inputs[1])
     return x.broadcast_to(np.broadcast_shapes(x.shape, lengths))
 
 
 @operator("Concat")
-def concatenate(node: Node, inputs: list[Any], module: Imported) -> Any:
+def concatenate(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     parts, axis = [plain(x) for x in inputs], node.attributes["axis"]
     return tn.concatenate(parts, axis) if isinstance(parts[0], Tensor) else np.concatenate(parts, axis)
 
 
 @operator("Slice")
-def cut(node: Node, inputs: list[Any], module: Imported) -> Any:
+def cut(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     x = plain(inputs[0])
     if len(inputs) == 1:                                                # attributes up to opset 9
         starts, ends, axes = (node.attributes.get(name) for name in ("starts", "ends", "axes"))
@@ -100,14 +98,14 @@ def cut(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Gather")
-def gather(node: Node, inputs: list[Any], module: Imported) -> Any:
+def gather(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     x, places = plain(inputs[0]), np.asarray(inputs[1])
     axis = node.attributes.get("axis", 0) % x.ndim
     return x[(*[slice(None)] * axis, places)]
 
 
 @operator("Pad")
-def pad(node: Node, inputs: list[Any], module: Imported) -> Any:
+def pad(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Constant, or places of x itself; negative widths cut off."""
     x = _float(plain(inputs[0]))
     mode = node.attributes.get("mode", "constant")
@@ -129,7 +127,7 @@ def pad(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Cast")
-def cast(node: Node, inputs: list[Any], module: Imported) -> Any:
+def cast(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Between float32 and float64, and to whole numbers."""
     x, to = plain(inputs[0]), node.attributes["to"]
     names = {1: np.float32, 11: np.float64, 6: np.int32, 7: np.int64, 9: np.bool_}

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tinynet import nn
 from tinynet.interop import onnx_images, onnx_layout  # noqa: F401  (their operators join the table)
 from tinynet.interop.onnx_graph import WEIGHT_TO_FIRST, package
-from tinynet.interop.onnx_operators import OPERATORS, Image, fault, plain
+from tinynet.interop.onnx_operators import OPERATORS, Image, Node, fault, plain
 from tinynet.tensor import Tensor, TensorLike, as_tensor
 from tinynet.typing import FilePath
 
 FLOATS = (np.float32, np.float64)
-
-
-class Node(NamedTuple):
-    """What is left of a node when the protocol buffers are gone."""
-
-    kind: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: dict[str, Any]
-    opset: int
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name!r}" if self.name else f"{self.kind} (which makes {self.outputs[0]!r})"
 
 
 def load(path: FilePath) -> Imported:

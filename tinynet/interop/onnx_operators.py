@@ -8,20 +8,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import tinynet as tn
+from tinynet import nn
 from tinynet.interop.onnx_graph import TO_FIRST, TO_LAST, WEIGHT_TO_FIRST
 from tinynet.ops.activation import NormalCdf
 from tinynet.tensor import Tensor
 from tinynet.typing import Array
 
-if TYPE_CHECKING:  # it imports this table
-    from tinynet.interop.onnx_load import Imported, Node
 
-Operator = Callable[["Node", list[Any], "Imported"], Any]
+class Node(NamedTuple):
+    """What is left of a node when the protocol buffers are gone."""
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+    opset: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}" if self.name else f"{self.kind} (which makes {self.outputs[0]!r})"
+
+
+Operator = Callable[[Node, list[Any], nn.Module], Any]
 OPERATORS: dict[str, Operator] = {}
 WEIGHT_TO_LAST = tuple(int(i) for i in np.argsort(WEIGHT_TO_FIRST))
 
@@ -105,17 +118,17 @@ OPERATORS |= {
 
 
 @operator("Identity")
-def identity(node: Node, inputs: list[Any], module: Imported) -> Any:
+def identity(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     return inputs[0]
 
 
 @operator("LeakyRelu")
-def leaky_relu(node: Node, inputs: list[Any], module: Imported) -> Any:
+def leaky_relu(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     return unary(lambda x: tn.leaky_relu(x, node.attributes.get("alpha", 0.01)))(node, inputs, module)
 
 
 @operator("Gelu")
-def gelu(node: Node, inputs: list[Any], module: Imported) -> Any:
+def gelu(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     def by_tanh(x):
         return x * (tn.tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)) + 1) * 0.5
     function = by_tanh if node.attributes.get("approximate") == "tanh" else tn.gelu
@@ -123,7 +136,7 @@ def gelu(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Clip")
-def clip(node: Node, inputs: list[Any], module: Imported) -> Any:
+def clip(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """The bounds are attributes up to opset 10, inputs since; where they cross, the upper one holds."""
     x, low, high = (*inputs, None, None)[:3]
     low, high = (node.attributes.get(name) if bound is None else bound.item()
@@ -132,7 +145,7 @@ def clip(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Dropout")
-def dropout(node: Node, inputs: list[Any], module: Imported) -> Any:
+def dropout(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Trained, the module drops as it does; the file's own training_mode is refused, for its draws are others."""
     x, ratio, training = (*inputs, None, None)[:3]
     p = node.attributes.get("ratio", 0.5) if ratio is None else float(ratio.data)
@@ -205,13 +218,13 @@ OPERATORS |= {
 
 
 @operator("MatMul")
-def matmul(node: Node, inputs: list[Any], module: Imported) -> Any:
+def matmul(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     a, b = (_float(plain(x)) for x in inputs)
     return tn.matmul(a, b)
 
 
 @operator("Gemm")
-def gemm(node: Node, inputs: list[Any], module: Imported) -> Any:
+def gemm(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """alpha a b + beta c, each transposed if asked for"""
     a, b, *c = (_float(plain(x)) for x in inputs if x is not None)
     attributes = node.attributes
@@ -222,7 +235,7 @@ def gemm(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("Softmax", "LogSoftmax")
-def softmax(node: Node, inputs: list[Any], module: Imported) -> Any:
+def softmax(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Along one axis; before opset 13 along it and all that follow."""
     x = _float(plain(inputs[0]))
     function = tn.softmax if node.kind == "Softmax" else tn.log_softmax
@@ -233,7 +246,7 @@ def softmax(node: Node, inputs: list[Any], module: Imported) -> Any:
 
 
 @operator("SoftmaxCrossEntropyLoss")
-def cross_entropy(node: Node, inputs: list[Any], module: Imported) -> Any:
+def cross_entropy(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """Of scores (N, K, ...), classes (N, ...) and, perhaps, a weight for each class."""
     scores, target, *weight = inputs
     x = _float(plain(scores))
@@ -260,7 +273,7 @@ REDUCTIONS = {
 
 
 @operator(*REDUCTIONS)
-def reduction(node: Node, inputs: list[Any], module: Imported) -> Any:
+def reduction(node: Node, inputs: list[Any], module: nn.Module) -> Any:
     """The axes are an input in newer opsets; without any it is all of them, or, if the node says so, none."""
     x = _float(plain(inputs[0]))
     axes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else node.attributes.get("axes", ())
