@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numba
 import numpy as np
 
 import tinynet as tn
@@ -191,7 +192,7 @@ def forever(folder):
 
 @mpi.group()
 def main(what, folder):
-    print(f"threads {os.environ['NUMBA_NUM_THREADS']}")
+    print(f"threads {numba.get_num_threads()}")
     globals()[what](folder)
 
 

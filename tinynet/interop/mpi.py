@@ -57,6 +57,7 @@ SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"  # how many processes Open MPI's mpie
 BUCKET_BYTES = 1 << 18  # small enough that the first is soon full, large enough that latency counts for little
 NAP_SECONDS = 0.002
 FAREWELL_SECONDS = 10
+FLUSH_SECONDS = 0.3  # a launcher that is told to abort may drop what a rank has just written
 
 
 @contextlib.contextmanager
@@ -242,15 +243,14 @@ def share_cores(comm: Any) -> None:
     p ranks with a thread for every core each would run p threads a core, which wait for one another at the end of
     every kernel. A launcher may also have bound each rank to cores of its own, so those that share a core are counted.
     (Open MPI binds each to a single core if they are few; with `mpiexec --bind-to none` they share all.)
-    NUMBA_NUM_THREADS, where it is set, is left alone. numba reads it before it starts its threads, at the first kernel.
+    NUMBA_NUM_THREADS, where it is set, is left alone.
     """
     if "NUMBA_NUM_THREADS" in os.environ:
         return
     everywhere = set(range(os.cpu_count()))
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else everywhere
     sharing = sum(bool(mine & others) for others in comm.allgather(mine))
-    os.environ["NUMBA_NUM_THREADS"] = str(max(1, len(mine) // sharing))
-    numba.config.reload_config()
+    numba.set_num_threads(max(1, len(mine) // sharing))
 
 
 @contextlib.contextmanager
@@ -269,5 +269,6 @@ def _leave(ranks, error):
     if sys.stdout is not None:
         sys.stdout.flush()
     code = error.code if ends and error.code else 1
+    time.sleep(FLUSH_SECONDS)
     ranks.comm.Abort(code)
     os._exit(code)  # some MPIs leave it to the launcher to end this process, too
