@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from tinynet.kernels.jit import FLAGS
-from tinynet.kernels.tile import ROWS, VECTOR_BYTES, VECTORS, block
+from tinynet.kernels.tile import NEAR, NO_FLOOR, ROWS, VECTOR_BYTES, VECTORS, block
 
 COLUMNS = VECTORS * VECTOR_BYTES // 4  # of the register tile in float32
 DEPTH = 192  # products in each sum: A and B together are some 30 KB, which the first cache holds
@@ -60,4 +60,5 @@ def _multiply_add(a, b, sums, repeats):
     for thread in numba.prange(len(sums)):
         c = (sums[thread], 0, 0, COLUMNS)
         for _ in range(repeats):
-            block((a, 0, 0, DEPTH, 0, 0, 1), (b, 0, 0, 0, COLUMNS), c, c, (1, 1, DEPTH), (1, ROWS), COLUMNS)
+            block((a, 0, 0, DEPTH, 0, 0, 1), (b, 0, 0, 0, COLUMNS), c, c, (1, 1, DEPTH), (1, ROWS), COLUMNS, NO_FLOOR,
+                  NEAR)

@@ -44,7 +44,8 @@ from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
-from tinynet.kernels.tile import FLAT_ROWS, NEXT, ONE, STAY, VECTOR_BYTES, block
+from tinynet.kernels.streaming import arrived, is_streamed
+from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, VECTOR_BYTES, block
 from tinynet.kernels.window import load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array
@@ -240,7 +241,7 @@ def _correlate(source, weights, bias, axes, groups, group_step, size, relu=False
     rows += rows % 2 if pool else 0                          # a pooled pixel's rows belong to one task
     tables, window = _plan(axes, source.shape[1:3], size[:2], rows)
     split, floor = (rows, columns, groups, group_step), source.dtype.type(0 if relu else -np.inf)
-    epilogue = floor, places
+    epilogue = floor, places, np.int64(is_streamed(target))
     correlate(source, weights, bias, target, size, epilogue, tables, window, split, numba.get_num_threads())
     return (target, places) if pool else target
 
@@ -251,8 +252,9 @@ def _correlate(source, weights, bias, axes, groups, group_step, size, relu=False
 def correlate(source, weights, bias, target, size, epilogue, tables, window, split, lanes):
     """A task is some columns of a block of rows of an image; its bits are the same in whichever lane.
 
-    size is the target's, (TH, TW, M). epilogue = (floor, places): target = max(..., floor), of which every 2x2 pixels
-    only the largest where there is room for their places. It follows when a task's rows are in the cache still.
+    size is the target's, (TH, TW, M). epilogue = (floor, places, streams): target = max(..., floor), of which every 2x2
+    pixels only the largest where there is room for their places, written past the caches or not. It follows when a
+    task's rows are in the cache still.
     """
     _, width, height = window
     rows, columns, groups, _ = split
@@ -267,6 +269,7 @@ def correlate(source, weights, bias, target, size, epilogue, tables, window, spl
             place = task // splits // blocks, task // splits % blocks, task % splits * columns
             _correlate_rows(place, scratch, before_pooling, source, weights, bias, target, size, epilogue, tables,
                             window, split)
+        arrived()
 
 
 @inner
@@ -275,7 +278,7 @@ def _correlate_rows(place, scratch, before_pooling, source, weights, bias, targe
     n, i, o = place
     down, across, bands = tables
     left, width, height = window
-    floor, places = epilogue
+    floor, places, streams = epilogue
     TH, TW, M = size
     _, H, _, C = source.shape
     if height > 0:
@@ -286,25 +289,27 @@ def _correlate_rows(place, scratch, before_pooling, source, weights, bias, targe
         lines = source.reshape(-1), n * H * width * C, width * C, C
     h0, h1 = i * split[0], min(TH, (i + 1) * split[0])
     out, at = target.reshape(-1), n * TH * TW * M            # where the first of all rows is, or would be
+    lowest, source_is_far = floor, ONE if height == 0 else STAY
     if places.size:
-        out, at = before_pooling, -h0 * TW * M
+        out, at, lowest, streams = before_pooling, -h0 * TW * M, source.dtype.type(-np.inf), STAY
+    finish = lowest, (source_is_far, streams)
     for f in range(len(down)):
         above = (h0 - f + len(down) - 1) // len(down)        # how many pixels of this phase are above h0
         rows = (h1 - f + len(down) - 1) // len(down) - above
         for g in range(len(across)):
-            _correlate_phase((above, rows, o), lines, weights, bias, (out, at, TW, M), down, f, across, g, split)
+            _correlate_phase((above, rows, o), lines, weights, bias, (out, at, TW, M), finish, down, f, across, g,
+                             split)
     if places.size:
         _pool_rows(out, n, h0 // 2, (h1 - h0) // 2, TW * M, floor, target, places)
-    elif floor == 0:
-        _rectify_rows(out, at + h0 * TW * M, (h1 - h0) * TW, o, M, split)
 
 
 @inner
-def _correlate_phase(place, lines, weights, bias, target, down, f, across, g, split):
+def _correlate_phase(place, lines, weights, bias, target, finish, down, f, across, g, split):
     """The pixels of one phase, group by group."""
     above, rows, o = place
     source, origin, pitch, C = lines
     out, start, TW, M = target
+    floor, far = finish
     _, columns, groups, group_step = split
     _, KW, tap_rows, tap_columns = weights.shape
     K, MG, tap = C // groups, M // groups, tap_rows * tap_columns
@@ -322,27 +327,7 @@ def _correlate_phase(place, lines, weights, bias, target, down, f, across, g, sp
                jump_u * KW * tap, jump_v * tap, tap_columns),
               (bias, m, STAY, STAY),
               (out, to + m, len(down) * TW * M, len(across) * M),
-              counts, (rows, (TW - g + len(across) - 1) // len(across)), min(columns, MG - o))
-
-
-@inner
-def _rectify_rows(out, at, pixels, o, M, split):
-    """max(..., 0) for a task's columns of so many pixels from `at` on"""
-    _, columns, groups, _ = split
-    MG = M // groups
-    if columns >= MG:
-        _rectify(out[at:at + pixels * M])
-    else:
-        for first in range(at + o, at + o + pixels * M, M):
-            for group in range(groups):
-                _rectify(out[first + group * MG:first + group * MG + min(columns, MG - o)])
-
-
-@inner
-def _rectify(line):
-    zero = line.dtype.type(0)
-    for i in range(len(line)):
-        line[i] = zero if line[i] <= 0 else line[i]
+              counts, (rows, (TW - g + len(across) - 1) // len(across)), min(columns, MG - o), floor, far)
 
 
 @inner
@@ -488,4 +473,4 @@ def _add_rows(place, lines, y, sums, window, o, columns, is_narrow):
             b = flat, from_y + m, OW * O, STAY, O
             c = sums, v * CG * O + m, KW * CG * O, O
             rows, width = (KH, inner_rows), min(columns, OG - o)
-        block(a, b, c, c, pixels, rows, width)
+        block(a, b, c, c, pixels, rows, width, NO_FLOOR, NEAR)

@@ -25,6 +25,7 @@ from tinynet.kernels.depthwise_tile import PIXELS, pixel_tile, weight_tile
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
+from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tile import VECTOR_BYTES
 from tinynet.typing import Array
 
@@ -55,7 +56,7 @@ def correlate(source: Array, weights: Array, bias: Array | None, axes: Any, grou
     if side_by_side > 1:
         weights, bias = np.tile(weights, side_by_side), np.tile(bias, side_by_side)
     rows = max(1, min(ROWS, len(source) * TH // TASKS))
-    correlate_channels(source, aligned(weights), bias, target, *tables, rows, (0,) * G)
+    correlate_channels(source, aligned(weights), bias, target, *tables, rows, (0,) * G, np.int64(is_streamed(target)))
     return _taken(target, groups, M // groups)
 
 
@@ -156,25 +157,26 @@ def _runs(axis, source_size, target_size):
 # ---- Gather and scatter ------------------------------------------------------------------------------------
 
 @kernel
-def correlate_channels(source, weights, bias, target, lines, runs, rows, group):
+def correlate_channels(source, weights, bias, target, lines, runs, rows, group, streams):
     """A task is `rows` rows of an image."""
     blocks = (target.shape[1] + rows - 1) // rows
     for task in prange(len(target) * blocks):
-        _correlate_rows(np.int64(task), blocks, source, weights, bias, target, lines, runs, rows, group)
+        _correlate_rows(np.int64(task), blocks, source, weights, bias, target, lines, runs, rows, group, streams)
 
 
 @inner
-def _correlate_rows(task, blocks, source, weights, bias, target, lines, runs, rows, group):
+def _correlate_rows(task, blocks, source, weights, bias, target, lines, runs, rows, group, streams):
     n, first = task // blocks, task % blocks * rows
     flat = source.reshape(-1), weights.reshape(-1), bias, target.reshape(-1)
     size = source.shape[1:], target.shape[1], target.shape[2], weights.shape[1]
     for h in range(first, min(target.shape[1], first + rows)):
         for r in range(len(runs)):
-            _correlate_run((n, h), flat, size, lines[h], runs[r], group)
+            _correlate_run((n, h), flat, size, lines[h], runs[r], group, streams)
+    arrived()
 
 
 @inner
-def _correlate_run(place, flat, size, line, run, group):
+def _correlate_run(place, flat, size, line, run, group, streams):
     n, h = place
     x, w, bias, y = flat
     (H, W, C), TH, TW, KW = size
@@ -197,7 +199,7 @@ def _correlate_run(place, flat, size, line, run, group):
         while i < columns:
             i += pixel_tile(group, (x, at + p * advance * C + i, advance * wide, reach_u * W * C, reach_v * C),
                             (w, (u * KW + v) * tap + i, jump_u * KW * tap, jump_v * tap, wide), (bias, i),
-                            (y, to + p * step * C + i, step * wide), (taps_u, taps_v), left, columns - i)
+                            (y, to + p * step * C + i, step * wide), (taps_u, taps_v), left, columns - i, streams)
         p += min(PIXELS, left) * (wide // C)
 
 

@@ -18,33 +18,35 @@ SUMS = 24                       # of a tile of weights at most: they stay in reg
 
 
 @intrinsic
-def _pixel_tile(typing, group, x, w, b, y, taps, pixels, columns):
+def _pixel_tile(typing, group, x, w, b, y, taps, pixels, columns, streams):
     """y[p, i] = b[i] + sum_uvk x[p, u, v, i - i % G + k] w[u, v, k, i] for some pixels; returns how many columns
 
     group: a tuple of G; x = (array, offset, step of p, of u, of v), w = (array, offset, step of u, of v, of k),
     b = (array, offset), y = (array, offset, step of p); pixels, columns: how many there are. Missing pixels are
-    computed as copies of the last, missing columns are masked.
+    computed as copies of the last, missing columns are masked. streams = 1: y is written past the caches (streaming.py)
+    where its vectors are whole cache lines.
     """
     G = len(group)
 
     def codegen(context, builder, signature, arguments):
         operands = [Operand(context, builder, *pair) for pair in zip(signature.args[1:5], arguments[1:5], strict=True)]
-        taps, (pixels, columns) = [builder.extract_value(arguments[5], i) for i in range(2)], arguments[6:]
+        taps, (pixels, columns, streams) = [builder.extract_value(arguments[5], i) for i in range(2)], arguments[6:]
         vector = Vector(builder, signature.args[1][0].dtype)
         wide = VECTORS if G == 1 else 2                      # G > 1 needs registers for what is shuffled
         many = I64(wide * vector.lanes)
         is_wide = builder.icmp_signed(">=", columns, many)
+        streams = builder.and_(builder.icmp_signed("!=", streams, I64(0)), vector.is_lined_up(operands[3]))
         with builder.if_else(is_wide) as (then, otherwise):
             with then:
                 if G == 1:
-                    _emit_wide(builder, vector, *operands, taps, pixels)
+                    _emit_wide(builder, vector, *operands, taps, pixels, streams)
                 else:
-                    _emit_pixels(builder, vector, G, *operands, taps, pixels, [None] * wide)
+                    _emit_pixels(builder, vector, G, *operands, taps, pixels, [None] * wide, streams)
             with otherwise:
-                _emit_pixels(builder, vector, G, *operands, taps, pixels, [vector.mask(columns)])
+                _emit_pixels(builder, vector, G, *operands, taps, pixels, [vector.mask(columns)], None)
         return builder.select(is_wide, many, I64(vector.lanes))
 
-    return types.intp(group, x, w, b, y, taps, types.intp, types.intp), codegen
+    return types.intp(group, x, w, b, y, taps, types.intp, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -87,7 +89,7 @@ def _whole_or_masked(builder, vector, columns, emit):
             emit(vector.mask(columns))
 
 
-def _emit_pixels(builder, vector, G, x, w, b, y, taps, pixels, masks):
+def _emit_pixels(builder, vector, G, x, w, b, y, taps, pixels, masks, streams):
     steps = [(I64(0), each.steps[0]) for each in (x, y)]
     x_rows, y_rows = row_offsets(builder, PIXELS, (I64(0), pixels, pixels), steps)
 
@@ -110,23 +112,22 @@ def _emit_pixels(builder, vector, G, x, w, b, y, taps, pixels, masks):
 
     start = [vector.load(*place) for place in vectors(b)] * PIXELS
     sums = emit_loop(builder, taps[0], start, down)
-    for one, place in zip(sums, (place for row in y_rows for place in vectors(y, row)), strict=True):
-        vector.store(one, *place)
+    vector.store_all(sums, [place for row in y_rows for place in vectors(y, row)], streams)
 
 
-def _emit_wide(builder, vector, x, w, b, y, taps, pixels):
+def _emit_wide(builder, vector, x, w, b, y, taps, pixels, streams):
     """Depthwise: if taps and pixels are neighbours, a vector of x is loaded once for all its taps."""
     are_neighbours = functools.reduce(builder.and_, (
         builder.icmp_signed("==", x.steps[0], x.steps[2]), builder.icmp_signed("==", taps[1], I64(TAPS)),
         builder.icmp_signed(">=", pixels, I64(PIXELS))))
     with builder.if_else(are_neighbours) as (then, otherwise):
         with then:
-            _emit_neighbours(builder, vector, x, w, b, y, taps[0])
+            _emit_neighbours(builder, vector, x, w, b, y, taps[0], streams)
         with otherwise:
-            _emit_pixels(builder, vector, 1, x, w, b, y, taps, pixels, [None] * VECTORS)
+            _emit_pixels(builder, vector, 1, x, w, b, y, taps, pixels, [None] * VECTORS, streams)
 
 
-def _emit_neighbours(builder, vector, x, w, b, y, taps_u):
+def _emit_neighbours(builder, vector, x, w, b, y, taps_u, streams):
     """As _emit_pixels, for TAPS taps in a row: the pixels p and the taps v need only the x[p + v]."""
 
     def places(operand, count, step, *offsets):
@@ -151,9 +152,7 @@ def _emit_neighbours(builder, vector, x, w, b, y, taps_u):
 
     start = [vector.load(b.at(I64(i * vector.lanes)), None) for i in range(VECTORS) for _ in range(PIXELS)]
     sums = emit_loop(builder, taps_u, start, down)
-    for mine, rows in zip(by_vector(sums), places(y, PIXELS, y.steps[0]), strict=True):
-        for one, place in zip(mine, rows, strict=True):
-            vector.store(one, place, None)
+    vector.store_all(sums, [(place, None) for rows in places(y, PIXELS, y.steps[0]) for place in rows], streams)
 
 
 def _emit_weights(builder, vector, G, x, y, w, taps, pixels, mask):
@@ -235,7 +234,7 @@ def _taken_by_all(values, G, k):
     return values[lanes - lanes % G + k]
 
 
-def _pixel_tile_numpy(group, x, w, b, y, taps, pixels, columns):
+def _pixel_tile_numpy(group, x, w, b, y, taps, pixels, columns, streams):
     G = len(group)
     for p in range(min(pixels, PIXELS)):
         total = _vector_at(b, columns).copy()

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
-from tinynet.kernels.tile import I64, NEXT, ONE, STAY, VECTOR_BYTES, VECTORS, Operand, block, emit_loop
+from tinynet.kernels.tile import I64, NEXT, NO_FLOOR, ONE, STAY, VECTOR_BYTES, VECTORS, Operand, block, emit_loop
 from tinynet.kernels.window import clear, copy
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, Shape
@@ -104,7 +104,7 @@ def _multiply_row(x, weights, nothing, place, left, row):
         block((x.reshape(-1), ((n * H + h) * W + begin - left) * C, STAY, C, STAY, STAY, NEXT),
               (weights.reshape(-1), STAY, STAY, STAY, columns),
               (nothing, STAY, STAY, STAY), (row, begin * columns, STAY, columns),
-              (ONE, ONE, C), (ONE, end - begin), columns)
+              (ONE, ONE, C), (ONE, end - begin), columns, NO_FLOOR, (ONE, STAY))
 
 
 @intrinsic

@@ -20,7 +20,7 @@ import numpy as np
 from tinynet.kernels import vectors
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import aligned, empty
-from tinynet.kernels.tile import ONE, STAY, block
+from tinynet.kernels.tile import NEAR, NO_FLOOR, ONE, STAY, block
 from tinynet.typing import Array
 
 # A task is ROWS x COLUMNS of C and goes over K by DEPTH: so much of B (128 KB in float32) stays in the second
@@ -146,7 +146,7 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, zeros, c, K):
         count = min(DEPTH, end - k)
         block((a, m * M * K + i * a_row + k * a_k, STAY, a_row, STAY, STAY, a_k),
               (b, m * b_matrix + j // COLUMNS * b_panel + k * b_k, STAY, STAY, b_k),
-              start, target, (ONE, ONE, count), (ONE, min(ROWS, M - i)), min(COLUMNS, N - j))
+              start, target, (ONE, ONE, count), (ONE, min(ROWS, M - i)), min(COLUMNS, N - j), NO_FLOOR, NEAR)
         start, k = target, k + count
         if k >= end:
             break

@@ -4,12 +4,11 @@ A core waits some hundred nanoseconds for what is in no cache, unless it has bee
 memory the processor sees ahead by itself; from the end of one row of a tile to the beginning of the next it doesn't.
 To ask costs one instruction and changes nothing but time: addresses that don't exist are ignored.
 """
-from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
 from tinynet.kernels.jit import inner
-from tinynet.kernels.tile import I32, Operand
+from tinynet.kernels.tile import Operand, emit_prefetch
 
 LINE = 64                       # bytes that come at once
 
@@ -18,11 +17,7 @@ LINE = 64                       # bytes that come at once
 def _prefetch(typing, place):
     """Bring the line of memory at place = (array, offset) into the second cache."""
     def codegen(context, builder, signature, arguments):
-        address = Operand(context, builder, signature.args[0], arguments[0]).start
-        name = "llvm.prefetch.p0"
-        function = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32]), name)
-        builder.call(function, [address, I32(0), I32(2), I32(1)])       # to read; to keep a while; data, not code
+        emit_prefetch(builder, Operand(context, builder, signature.args[0], arguments[0]).start)
         return context.get_dummy_value()
 
     return types.none(place), codegen

@@ -1,6 +1,6 @@
 """The register tile, the one inner loop of convolutions and matrix products:
 
-    C[h, w, i] = S[h, w, i] + sum over u, v, k of  A[h, w, u, v, k] * B[u, v, k, i]
+    C[h, w, i] = max(floor, S[h, w, i] + sum over u, v, k of  A[h, w, u, v, k] * B[u, v, k, i])
 
 A core multiplies and adds whole vectors (with AVX-512 two a cycle, of 16 float32 each), provided that the
 operands are at hand. Memory cannot keep up: to load both factors of every product is already twice too
@@ -18,10 +18,13 @@ No operand has to be brought into a special layout. Each is a flat array, an off
 index (only the columns i must be neighbours). Steps may overlap, be negative or be zero. So the same loop
 computes a product with a transposed matrix (two steps swapped), a convolution (a pixel's step is smaller
 than its window), a strided or a dilated one, sums that start from a bias (S is the bias, with steps of
-zero), and sums that go on (S is C).
+zero), sums that go on (S is C), and a ReLU behind it all (a floor of 0; without, it is -Inf).
 
 The loop is emitted as LLVM vector instructions: left to itself, a compiler finds half of this speed.
 """
+
+import functools
+from functools import partial
 
 import numpy as np
 from llvmlite import ir
@@ -54,19 +57,24 @@ FLAT_ROWS, FLAT_VECTORS = (4, 4) if _has_wide_registers() else (4, 1)       # wh
 # Steps to write into an operand, and a count: for the literals 0 and 1, numba would compile one block() a
 # combination.
 STAY, NEXT, ONE = np.int64(0), np.int64(1), np.int64(1)
+NEAR = STAY, STAY               # of a block, both A and C
+NO_FLOOR = np.float32(-np.inf)
+AHEAD = 4                       # tiles that A is asked for before it is used
 
 
 @inner
-def block(a, b, s, c, counts, rows, columns):
-    """C[h, w, i] = S[h, w, i] + sum_uvk A[h, w, u, v, k] B[u, v, k, i], tile by tile
+def block(a, b, s, c, counts, rows, columns, floor, far):
+    """C[h, w, i] = max(floor, S[h, w, i] + sum_uvk A[h, w, u, v, k] B[u, v, k, i]), tile by tile
 
-    a = (array, offset, step of h, of w, of u, of v, of k)     counts = (how many u, v, k); if none, C = S
+    a = (array, offset, step of h, of w, of u, of v, of k)     counts = (how many u, v, k), or none
     b = (array, offset, step of u, of v, of k)                 rows = (how many h, w)
     s = (array, offset, step of h, of w)                       columns = how many i
     c = (array, offset, step of h, of w)
+    floor: NO_FLOOR, or what C is at least
+    far = (A, C), 1 for what is in no cache: A is asked for ahead (prefetch.py), C goes past the caches (streaming.py)
     """
     if counts[0] * counts[1] * counts[2] == 0:
-        return _copy_rows(s, c, rows, columns)
+        return _copy_rows(s, c, rows, columns, floor)
     lanes = VECTOR_BYTES // a[0].itemsize
     height, width = rows
     if a[2] == width * a[3] and s[2] == width * s[3] and c[2] == width * c[3]:
@@ -81,11 +89,11 @@ def block(a, b, s, c, counts, rows, columns):
             sr = (s[0], s[1] + h * s[2] + w * s[3] + i, s[2], s[3])
             cr = (c[0], c[1] + h * c[2] + w * c[3] + i, c[2], c[3])
             if is_flat:
-                done = tile(FLAT_ROWS, FLAT_VECTORS, ar, bi, sr, cr, counts, (w, width, todo), left)
+                done = tile(FLAT_ROWS, FLAT_VECTORS, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
             elif VECTORS > 1 and left > lanes:
-                done = tile(ROWS, VECTORS, ar, bi, sr, cr, counts, (w, width, todo), left)
+                done = tile(ROWS, VECTORS, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
             else:
-                done = tile(ROWS, 1, ar, bi, sr, cr, counts, (w, width, todo), left)
+                done = tile(ROWS, 1, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
             todo -= done                             # what it says that it did, so that no row can be dropped
             w += done
             while w >= width:
@@ -94,15 +102,16 @@ def block(a, b, s, c, counts, rows, columns):
 
 
 @inner
-def _copy_rows(s, c, rows, columns):
+def _copy_rows(s, c, rows, columns, floor):
     for h in range(rows[0]):
         for w in range(rows[1]):
             for i in range(columns):
-                c[0][c[1] + h * c[2] + w * c[3] + i] = s[0][s[1] + h * s[2] + w * s[3] + i]
+                value = s[0][s[1] + h * s[2] + w * s[3] + i]
+                c[0][c[1] + h * c[2] + w * c[3] + i] = floor if value <= floor else value
 
 
 @intrinsic(prefer_literal=True)
-def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns):
+def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns, floor, far):
     """The first tiles of the rest of a block, of most_rows rows and `vectors` vectors; returns how many rows it did.
 
     rows = (w of the first row, how many w, how many rows are left), columns = how many columns are left. As many tiles
@@ -112,7 +121,7 @@ def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns):
     """
     if not isinstance(most_rows, types.IntegerLiteral) or not isinstance(vectors, types.IntegerLiteral):
         return None
-    signature = types.intp(most_rows, vectors, a, b, s, c, counts, rows, types.intp)
+    signature = types.intp(most_rows, vectors, a, b, s, c, counts, rows, types.intp, floor, far)
     height, width = most_rows.literal_value, vectors.literal_value
 
     def codegen(context, builder, signature, arguments):
@@ -120,23 +129,26 @@ def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns):
         operands = [Operand(context, builder, *pair) for pair in pairs]
         counts, rows = [[builder.extract_value(each, i) for i in range(3)] for each in arguments[6:8]]
         (w, line, left), columns = rows, arguments[8]
+        vector = Vector(builder, signature.args[2][0].dtype)
+        floor, far = context.cast(builder, arguments[9], signature.args[9], signature.args[2][0].dtype), arguments[10]
+        a_is_far, c_is_far = (builder.icmp_signed("!=", builder.extract_value(far, i), I64(0)) for i in range(2))
         fitting = builder.sdiv(builder.sub(line, w), I64(height))
         tiles = builder.select(builder.icmp_signed(">", fitting, I64(1)), fitting, I64(1))
-        vector = Vector(builder, signature.args[2][0].dtype)
         is_whole = builder.icmp_signed(">=", columns, I64(width * vector.lanes))
         with builder.if_else(is_whole) as (then, otherwise):
             with then:
-                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, masks=[None] * width)
+                far = a_is_far, builder.and_(c_is_far, vector.is_lined_up(operands[3]))
+                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, [None] * width, floor, far)
             with otherwise:
                 masks = [vector.mask(builder.sub(columns, I64(i * vector.lanes))) for i in range(width)]
-                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, masks)
+                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, masks, floor, (a_is_far, None))
         done = builder.mul(tiles, I64(height))
         return builder.select(builder.icmp_signed("<", left, done), left, done)
 
     return signature, codegen
 
 
-def _tile_numpy(most_rows, vectors, a, b, s, c, counts, rows, columns):
+def _tile_numpy(most_rows, vectors, a, b, s, c, counts, rows, columns, floor, far):
     """The same in NumPy, for NUMBA_DISABLE_JIT=1."""
     def view(operand, offset, shape, steps):
         array = operand[0][operand[1] + offset:]
@@ -153,7 +165,7 @@ def _tile_numpy(most_rows, vectors, a, b, s, c, counts, rows, columns):
         target = view(c, h_r * c[2] + w_r * c[3], (columns,), (1,))
         results.append((target, start + np.einsum("uvk,uvki->i", window, weights)))
     for target, values in results:
-        target[...] = values
+        target[...] = np.where(values <= floor, floor, values)
     return len(results)
 
 
@@ -162,11 +174,11 @@ tile = _tile_numpy if config.DISABLE_JIT else _tile
 
 # ---- What the tile emits, from the whole down to its parts -------------------------------------------------
 
-I32, I64 = ir.IntType(32), ir.IntType(64)
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
-def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, masks):
-    """For each tile: load the sums from S, let u, v and k run, store the sums to C."""
+def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, masks, floor, far):
+    """For each tile: ask for a later A, load the sums from S, let u, v and k run, store the sums to C."""
     a_rows, s_rows, c_rows = row_offsets(builder, most_rows, rows, (a.steps, s.steps, c.steps))
 
     def vectors(operand, *offsets):
@@ -193,16 +205,44 @@ def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, mas
 
         return emit_loop(builder, counts[depth], sums, body)
 
+    has_floor = builder.fcmp_ordered(">", floor, ir.Constant(floor.type, float("-inf")))
+
+    def not_below(sums):
+        """max(floor, ...), in a branch: to short sums it would add much."""
+        before, lowest = builder.block, vector.spread(floor)
+        with builder.if_then(has_floor):
+            raised, inside = [vector.maximum(one, lowest) for one in sums], builder.block
+        return [joined(builder, (one, before), (other, inside)) for one, other in zip(sums, raised, strict=True)]
+
+    u, v, k = counts
+    one_run = ((u, I64(1)), (v, I64(1)), (a.steps[4], I64(1)), (a.steps[1], k))      # A's rows follow each other
+    asks = functools.reduce(builder.and_, [far[0], *(builder.icmp_signed("==", *pair) for pair in one_run)])
+    ahead = builder.mul(k, I64(AHEAD * most_rows))
+    lines = builder.add(builder.sdiv(builder.mul(k, I64(most_rows)), I64(vector.lanes)), I64(1))
+
+    def ask(to_a, i, _):
+        emit_prefetch(builder, a.at(to_a, ahead, builder.mul(i, I64(vector.lanes))))
+        return []
+
     def tile(i, _):
         first = builder.mul(i, I64(most_rows))
         to_a, to_s, to_c = (builder.mul(first, w_step) for _, w_step, *_ in (a.steps, s.steps, c.steps))
+        with builder.if_then(asks):
+            emit_loop(builder, lines, [], partial(ask, to_a))
         sums = [vector.load(*where) for row in s_rows for where in vectors(s, row, to_s)]
-        sums = nest(0, to_a, I64(0), sums)
-        for one, where in zip(sums, (where for row in c_rows for where in vectors(c, row, to_c)), strict=True):
-            vector.store(one, *where)
+        sums = not_below(nest(0, to_a, I64(0), sums))
+        vector.store_all(sums, [where for row in c_rows for where in vectors(c, row, to_c)], far[1])
         return []
 
     emit_loop(builder, tiles, [], tile)
+
+
+def joined(builder, *ways):
+    """The value of the way by which this place was reached; ways = (value, the last block of that way)"""
+    phi = builder.phi(ways[0][0].type)
+    for value, block in ways:
+        phi.add_incoming(value, block)
+    return phi
 
 
 def unknown(builder, number):
@@ -247,6 +287,14 @@ def emit_loop(builder, count, values, body):
     builder.cbranch(builder.icmp_signed("<", next_i, count), inside, after)
     builder.position_at_end(after)
     return new
+
+
+def emit_prefetch(builder, address):
+    """Ask for the line of memory there, into the second cache; an address that does not exist is ignored."""
+    name = "llvm.prefetch.p0"
+    function = builder.module.globals.get(name) or ir.Function(
+        builder.module, ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32]), name)
+    builder.call(function, [address, I32(0), I32(2), I32(1)])       # to read; to keep a while; data, not code
 
 
 class Operand:
@@ -348,6 +396,31 @@ class Vector:
         else:
             store = self._masked("store", ir.VoidType(), [self.type, address.type, I32, mask.type])
             self.builder.call(store, [value, address, I32(self.bytes), mask])
+
+    def is_lined_up(self, operand):
+        """Does the operand begin with a cache line, and each of its steps lead to the beginning of another?"""
+        builder = self.builder
+        steps = [builder.mul(step, I64(self.bytes)) for step in operand.steps]
+        places = [builder.ptrtoint(operand.start, I64), *steps]
+        within_line = builder.and_(functools.reduce(builder.or_, places), I64(VECTOR_BYTES - 1))
+        return builder.icmp_signed("==", within_line, I64(0))
+
+    def store_all(self, values, places, streams):
+        """values to places = [(address, mask)]; if `streams` is true, past the caches (streaming.py). None: never."""
+        if streams is None:
+            return self._store_each(values, places)
+        with self.builder.if_else(streams) as (past_the_caches, otherwise):
+            with past_the_caches:
+                hint = self.builder.module.add_metadata([I32(1)])
+                for value, (address, _) in zip(values, places, strict=True):
+                    address = self.builder.bitcast(address, self.type.as_pointer())
+                    self.builder.store(value, address, align=VECTOR_BYTES).set_metadata("nontemporal", hint)
+            with otherwise:
+                self._store_each(values, places)
+
+    def _store_each(self, values, places):
+        for value, place in zip(values, places, strict=True):
+            self.store(value, *place)
 
     def _masked(self, verb, result, arguments):
         module = self.builder.module

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
-from tinynet.kernels.tile import NEXT, ONE, STAY, VECTOR_BYTES, tile
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, VECTOR_BYTES, tile
 from tinynet.typing import Array
 
 FEW = 4                         # rows of a
@@ -90,7 +90,7 @@ def _mix_columns(a, b, zeros, parts, p, begin):
     for n in range(begin, min(N, begin + COLUMNS), width):
         tile(1, VECTORS, (a, k, STAY, STAY, STAY, STAY, NEXT), (b.reshape(-1), k * N + n, STAY, STAY, N),
              (zeros, STAY, STAY, STAY), (parts.reshape(-1), p * N + n, STAY, STAY),
-             (ONE, ONE, end - k), (STAY, ONE, ONE), min(N, begin + COLUMNS) - n)
+             (ONE, ONE, end - k), (STAY, ONE, ONE), min(N, begin + COLUMNS) - n, NO_FLOOR, NEAR)
 
 
 @kernel

@@ -43,7 +43,8 @@ from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import max_pool
 from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
-from tinynet.kernels.tile import NEXT, ONE, STAY, block
+from tinynet.kernels.streaming import arrived, is_streamed
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, block
 from tinynet.kernels.window import load_window, store_window
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
 from tinynet.shapes import Geometry
@@ -187,7 +188,7 @@ def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
     checks = zeros((-(-total // tiles), LANES), x.dtype)
     scratch = _scratch(tiles, rows, columns, max((source[0] * N)**2 * x.shape[3], (s * m)**2 * y.shape[3]))
     bias = np.zeros(y.shape[3], x.dtype) if b is None else np.ascontiguousarray(b)
-    epilogue = bias, x.dtype.type(0 if relu else -np.inf), places
+    epilogue = bias, x.dtype.type(0 if relu else -np.inf), places, np.int64(is_streamed(y))
     convolve(x, U, np.zeros(columns, x.dtype), y, epilogue, source, target, grid, r, tiles, checks, scratch)
     if not np.isfinite(checks).all():
         return None
@@ -247,13 +248,15 @@ def _row_back(U, w, r, begin, step, O):
 def convolve(x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch):
     """A task is a block of tiles; its bits are the same in whichever lane.
 
-    epilogue = (bias, floor, places): y = max(... + bias, floor), of which every 2x2 pixels only the largest where
-    there is room for their places. checks[task] = the sum of all that it found, not finite if any of it isn't.
+    epilogue = (bias, floor, places, streams): y = max(... + bias, floor), of which every 2x2 pixels only the largest
+    where there is room for their places, written past the caches or not. checks[task] = the sum of all that it found,
+    not finite if any of it isn't.
     """
     for lane in prange(len(scratch)):
         for task in range(np.int64(lane), len(checks), len(scratch)):
             _convolve_tiles(task, len(scratch), x, U, zeros, y, epilogue, source, target, grid, r, tiles,
                             checks.reshape(-1), scratch[lane])
+        arrived()
 
 
 @inner
@@ -268,7 +271,8 @@ def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid,
     _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
     for p in range(N * N):
         block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * C * O, STAY, STAY, O),
-              (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (ONE, ONE, C), (ONE, count), O)
+              (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (ONE, ONE, C), (ONE, count), O,
+              NO_FLOOR, NEAR)
         _ask_for(x, first + lanes * tiles, tiles, source, grid, m, np.int64(N), p)
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
@@ -315,7 +319,7 @@ def _from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
     """y's tiles = max(A^T M A + bias, floor)"""
     first, count = tiles
     s, top, left = side
-    bias, floor, _ = epilogue
+    bias, floor, _, streams = epilogue
     _, H, W, O = y.shape
     width = s * m
     n, row, column = _place(first, grid)
@@ -333,9 +337,9 @@ def _from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
                 for o in range(0, O, LANES):
                     from_, to = (M, at_m + o, N * step, step), (pixels, begin + o, s * pitch, s * O)
                     if m == 4:
-                        finish("AT3", from_, to, (bias, o), floor, check)
+                        finish("AT3", from_, to, (bias, o), floor, check, streams * inside)
                     else:
-                        finish("AT2", from_, to, (bias, o), floor, check)
+                        finish("AT2", from_, to, (bias, o), floor, check, streams * inside)
                 at_m += O
         if not inside:
             store_window(window, n, h, h + width, l, width, y)
@@ -346,7 +350,7 @@ def _from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
 def _from_places_pooled(M, step, y, epilogue, tiles, grid, window, check):
     """y's tiles = max(pool(A^T M A + bias), floor), which are of 2x2 pixels, and where in M's the largest were"""
     first, count = tiles
-    bias, floor, places = epilogue
+    bias, floor, places, streams = epilogue
     _, H, W, O = y.shape
     place_window = np.empty(4 * O, np.uint8)
     n, row, column = _place(first, grid)
@@ -358,7 +362,7 @@ def _from_places_pooled(M, step, y, epilogue, tiles, grid, window, check):
         pixels, ranks = (y.reshape(-1), places.reshape(-1)) if inside else (window, place_window)
         for o in range(0, O, LANES):
             finish_pooled("AT3", (M, i * O + o, N * step, step), (pixels, at + o, pitch, O), (ranks, at + o, pitch, O),
-                          (bias, o), floor, check)
+                          (bias, o), floor, check, streams * inside)
         if not inside:
             store_window(window, n, h, h + 2, l, 2, y)
             store_window(place_window, n, h, h + 2, l, 2, places)
@@ -424,7 +428,7 @@ def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
             here = (sums, p * C * O, STAY, O)
             start = here if first > begin else (zeros, STAY, STAY, STAY)
             block((V, p * v_step, STAY, NEXT, STAY, STAY, C), (D, p * d_step, STAY, STAY, O),
-                  start, here, (ONE, ONE, count), (ONE, C), O)
+                  start, here, (ONE, ONE, count), (ONE, C), O, NO_FLOOR, NEAR)
             _ask_for(x, first + tiles, tiles, source, grid, m, np.int64(N), p)
             _ask_for(y, first + tiles, tiles, (ONE, STAY, STAY), grid, m, m, p)
 

@@ -35,7 +35,7 @@ import numpy as np
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.tile import VECTOR_BYTES, Operand, Vector, unknown
+from tinynet.kernels.tile import I1, VECTOR_BYTES, Operand, Vector, unknown
 from tinynet.typing import Array
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2))  # and infinity
@@ -142,10 +142,11 @@ def _transform(typing, name, source, target):
 
 
 @intrinsic(prefer_literal=True)
-def _finish(typing, name, source, target, bias, floor, check):
+def _finish(typing, name, source, target, bias, floor, check, streams):
     """target = max(M source M^T + bias, floor); check += the sum of what was there before the floor.
 
     bias and check are (array, offset), floor is a number. If a sum is finite, so is all that it was made of.
+    streams = 1: target, of whole cache lines, is written past the caches.
     """
     if not isinstance(name, types.StringLiteral):
         return None
@@ -156,14 +157,15 @@ def _finish(typing, name, source, target, bias, floor, check):
         vector = Vector(builder, signature.args[1][0].dtype)
         values = _with_bias(vector, _sandwich(vector, factors, x), b, c)
         floor = vector.spread(arguments[4])
-        _store(vector, [[vector.maximum(value, floor) for value in line] for line in values], y)
+        _store(vector, [[vector.maximum(value, floor) for value in line] for line in values], y,
+               builder.trunc(arguments[6], I1))
         return context.get_dummy_value()
 
-    return types.none(name, source, target, bias, floor, check), codegen
+    return types.none(name, source, target, bias, floor, check, types.intp), codegen
 
 
 @intrinsic(prefer_literal=True)
-def _finish_pooled(typing, name, source, target, places, bias, floor, check):
+def _finish_pooled(typing, name, source, target, places, bias, floor, check, streams):
     """As _finish, but of every 2x2 pixels only the largest goes to target, and which it was, 0 to 3, to places.
 
     The first of equal ones is taken, and NaN beats every number.
@@ -179,13 +181,14 @@ def _finish_pooled(typing, name, source, target, places, bias, floor, check):
         floor = vector.spread(arguments[5])
         pairs = range(0, len(values), 2)
         best = [[vector.largest([values[i + u][j + v] for u in (0, 1) for v in (0, 1)]) for j in pairs] for i in pairs]
-        _store(vector, [[vector.maximum(value, floor) for value, _ in line] for line in best], y)
+        _store(vector, [[vector.maximum(value, floor) for value, _ in line] for line in best], y,
+               builder.trunc(arguments[7], I1))
         for line, ranks in zip(_places(k, len(pairs)), best, strict=True):
             for place, (_, rank) in zip(line, ranks, strict=True):
                 vector.store_bytes(rank, place)
         return context.get_dummy_value()
 
-    return types.none(name, source, target, places, bias, floor, check), codegen
+    return types.none(name, source, target, places, bias, floor, check, types.intp), codegen
 
 
 def _sandwich(vector, factors, x):
@@ -210,10 +213,9 @@ def _with_bias(vector, lines, bias, check):
     return lines
 
 
-def _store(vector, lines, y):
-    for line, values in zip(_places(y, len(lines)), lines, strict=True):
-        for place, value in zip(line, values, strict=True):
-            vector.store(value, place, None)
+def _store(vector, lines, y, streams=None):
+    places = [(place, None) for line in _places(y, len(lines)) for place in line]
+    vector.store_all([value for line in lines for value in line], places, streams)
 
 
 def _places(operand, size):
@@ -295,12 +297,12 @@ def _transform_numpy(name, source, target):
     _view(target, len(y))[...] = y
 
 
-def _finish_numpy(name, source, target, bias, floor, check):
+def _finish_numpy(name, source, target, bias, floor, check, streams):
     y = _with_bias_numpy(_sandwich_numpy(name, source), bias, check)
     _view(target, len(y))[...] = np.maximum(y, floor)
 
 
-def _finish_pooled_numpy(name, source, target, places, bias, floor, check):
+def _finish_pooled_numpy(name, source, target, places, bias, floor, check, streams):
     y = _with_bias_numpy(_sandwich_numpy(name, source), bias, check)
     half = len(y) // 2
     fours = y.reshape(half, 2, half, 2, -1).transpose(0, 2, 1, 3, 4).reshape(half, half, 4, -1)
