@@ -269,11 +269,13 @@ def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid,
     window = scratch[N * N * (v_step + m_step):]
     m = N + 1 - r
     _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
+    later = first + lanes * tiles
+    place, later_count = _place(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
         block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * C * O, STAY, STAY, O),
               (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (ONE, ONE, C), (ONE, count), O,
               NO_FLOOR, NEAR)
-        _ask_for(x, first + lanes * tiles, tiles, source, grid, m, np.int64(N), p)
+        place = _ask_for(x, place, _part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
     else:
@@ -370,14 +372,21 @@ def _from_places_pooled(M, step, y, epilogue, tiles, grid, window, check):
 
 
 @inner
-def _ask_for(x, first, tiles, side, grid, m, size, part):
-    """Ask the memory for the part-th of N x N parts of what a later block of tiles will read."""
+def _part(count, p):
+    """How many of so many belong to the p-th of N x N parts."""
+    return (p + 1) * count // (N * N) - p * count // (N * N)
+
+
+@inner
+def _ask_for(x, place, count, side, grid, m, size):
+    """Ask the memory for what so many tiles from a place on will read; returns the place behind them."""
     s, top, left = side
-    count = min(tiles, len(x) * grid[0] * grid[1] - first)
-    for i in range(part * count // (N * N), (part + 1) * count // (N * N)):
-        n, row, column = _place(first + i, grid)
+    n, row, column = place
+    for _ in range(count):
         h, l = row * m * s - top, column * m * s - left
         prefetch_window(x, n, h, h + s * size, l + s * (size - m), l + s * size)
+        n, row, column = _next(n, row, column, grid)
+    return n, row, column
 
 
 @inner
@@ -424,13 +433,15 @@ def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
         _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
         _to_places(y, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
         _add_pixels(D[SUM_PLACE * d_step:], count, y_sum)
+        x_place = y_place = _place(first + tiles, grid)
+        later_count = min(tiles, everything - first - tiles)
         for p in range(N * N):
             here = (sums, p * C * O, STAY, O)
             start = here if first > begin else (zeros, STAY, STAY, STAY)
             block((V, p * v_step, STAY, NEXT, STAY, STAY, C), (D, p * d_step, STAY, STAY, O),
                   start, here, (ONE, ONE, count), (ONE, C), O, NO_FLOOR, NEAR)
-            _ask_for(x, first + tiles, tiles, source, grid, m, np.int64(N), p)
-            _ask_for(y, first + tiles, tiles, (ONE, STAY, STAY), grid, m, m, p)
+            x_place = _ask_for(x, x_place, _part(later_count, p), source, grid, m, np.int64(N))
+            y_place = _ask_for(y, y_place, _part(later_count, p), (ONE, STAY, STAY), grid, m, m)
 
 
 @inner
