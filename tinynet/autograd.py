@@ -41,6 +41,7 @@ class _Mode(threading.local):
     """Switches that hold for the current thread."""
 
     recording = True
+    quiet = False  # are NumPy's warnings off already?
     anomaly = False  # or True: search every result; or a line of the program, on whose behalf ops run: just note it
 
 
@@ -210,8 +211,11 @@ class Op:
         recording = _mode.recording
         needs = [recording and x.requires_grad for x in inputs]
         self.needs = (*needs, *[False] * (len(self.arguments) - len(needs)))
-        with np.errstate(all="ignore"):  # NaN and Inf travel without a warning; detect_anomaly() looks for them
+        if _mode.quiet:
             y = self.forward(*arrays)
+        else:
+            with np.errstate(all="ignore"):  # NaN and Inf travel without a warning; detect_anomaly() looks for them
+                y = self.forward(*arrays)
         if _mode.anomaly:
             self._search(inputs, arrays, y)
         output = inputs[0].wrap(y)
@@ -232,10 +236,10 @@ class Op:
     def _arrays(self, inputs):
         """The inputs' arrays, all of one float dtype."""
         arrays = [x.array for x in inputs]
-        dtype = arrays[0].dtype
-        if dtype in FLOATS and all(a.dtype is dtype or a.dtype == dtype for a in arrays):
+        dtypes = {a.dtype for a in arrays}
+        floats = dtypes.intersection(FLOATS)
+        if len(dtypes) == len(floats) == 1:
             return arrays
-        floats = {a.dtype for a in arrays if a.dtype in FLOATS}
         if len(floats) > 1:
             got = ", ".join(f"{n} is {a.dtype}" for n, a in zip(self.arguments, arrays, strict=False))
             raise TypeError(f"{type(self).__name__}: {got}; all must be of one dtype (x.astype(...) converts)")
@@ -256,7 +260,8 @@ class Op:
             elif (position := self.arguments.index(name)) < len(inputs):
                 setattr(self, name, inputs[position])
                 kept.append(inputs[position].array)
-        self.kept = Keep(kept)
+        if kept:
+            self.kept = Keep(kept)
         output.op = self
         output.requires_grad = True
 
@@ -359,21 +364,22 @@ def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: S
     found, arrived = {}, {}  # gradients of the targets; gradients on their way
     ours = set()  # the nodes whose gradient on its way is known to nobody else
     run = run_backward if running.watcher is None else running.watcher.backward
-    with _switched("recording", create_graph):
+    with _switched("recording", create_graph), np.errstate(all="ignore"), _switched("quiet", True):
         for output, g in zip(outputs, gradients, strict=True):
             _add(arrived, node(output), g)
         for n in _consume(order):
             g = arrived.pop(n, None)
             if wanted is not None and n in wanted:
                 found[n] = g
+            is_ours = n in ours and n not in found and not (create_graph or _mode.anomaly)
             if not isinstance(n, Op):
                 if wanted is None and g is not None:
-                    n.accumulate_grad(g)
+                    n.accumulate_grad(g, own=is_ours)
                     if running.landed is not None:
                         running.landed(n)
                 continue
             if g is not None and n in useful:
-                n.may_overwrite = n in ours and n not in found and not (create_graph or _mode.anomaly)
+                n.may_overwrite = is_ours
                 for parent, gx in zip(n.parents, run(n, g, useful), strict=False):
                     if gx is not None:
                         (ours.add if n.gives_new and parent not in arrived else ours.discard)(parent)

@@ -8,12 +8,15 @@ How to know that they are the same? Anybody may write into an array, at any time
 assumed: a copy of the weights is kept, too, and compared, all of it, which takes less than to transform them. To
 keep something for each training step in vain would cost memory, so a result is kept only when the same weights come a
 second time, as far as a sample of them tells.
+
+Batch normalisation's statistics can be put into weights, too (nn/fusion.py): then these few numbers count, as well.
 """
 
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +36,10 @@ class Prepared:
         self.results = OrderedDict()    # key -> (a copy of the weights, the result, bytes of both)
         self.bytes = 0
 
-    def get(self, compute: Callable[[Array], Array], w: Array) -> Array:
-        """compute(w), an array that nobody may write into; w an array of any shape.
+    def get(self, compute: Callable[..., Any], w: Array, *others: Any) -> Any:
+        """compute(w, *others): an array, or a tuple of arrays, that nobody may write into.
+
+        w: an array of any shape; others: small arrays, numbers, classes or None.
 
         >>> prepared = Prepared()
         >>> w = np.ones(3, np.float32)
@@ -43,19 +48,20 @@ class Prepared:
         >>> doubled[1] is doubled[2], prepared.get(lambda w: 2 * w, w)[0] == 10
         (False, np.True_)
         """
-        flat = np.ascontiguousarray(w).reshape(-1)
-        key = compute, w.shape, w.dtype, flat[::max(1, flat.size // SAMPLE)].tobytes()
+        bits = np.ascontiguousarray(w).reshape(-1).view(f"u{w.itemsize}")    # not numbers: -0 is not 0, and NaN is NaN
+        sample = bits[::max(1, bits.size // SAMPLE)].tobytes()
+        key = compute, w.shape, w.dtype, sample, *map(_exactly, others)
         with self.lock:
             entry = self.results.get(key)
-        if entry is not None and _same_bytes(entry[0], flat):
+        if entry is not None and (entry[0] == bits).all():
             with self.lock:
                 if key in self.results:
                     self.results.move_to_end(key)
             return entry[1]
-        result = compute(w)
+        result = compute(w, *others)
         with self.lock:
             if key in self.samples:
-                self._keep(key, flat.copy(), result)
+                self._keep(key, bits.copy(), result)
             else:
                 self.samples[key] = None
                 if len(self.samples) > MOST_SAMPLES:
@@ -65,7 +71,7 @@ class Prepared:
     def _keep(self, key, w, result):
         if key in self.results:
             self.bytes -= self.results.pop(key)[2]
-        size = w.nbytes + result.nbytes
+        size = w.nbytes + sum(array.nbytes for array in (result if isinstance(result, tuple) else (result,)))
         if size > MOST_BYTES:
             return
         self.results[key] = w, result, size
@@ -74,10 +80,9 @@ class Prepared:
             self.bytes -= self.results.popitem(last=False)[1][2]
 
 
-def _same_bytes(a, b):
-    """Bytes, not numbers: -0 is not 0, and NaN is NaN."""
-    integer = f"u{a.itemsize}"
-    return np.array_equal(a.view(integer), b.view(integer))
+def _exactly(value):
+    """What tells a value from all others: of an array, its bytes."""
+    return (value.dtype, value.tobytes()) if isinstance(value, np.ndarray) else value
 
 
 prepared = Prepared()

@@ -39,7 +39,7 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
-from tinynet.kernels.memory import aligned, empty, zeros
+from tinynet.kernels.memory import aligned, empty
 from tinynet.kernels.pooling import max_pool
 from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
@@ -178,13 +178,13 @@ def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
     r = 3 if source[0] == s == 1 else 2
     x = np.ascontiguousarray(x)
     y = empty((len(x), *(n // 2 if pool else n for n in out_hw), columns // s**2), x.dtype)
-    places = empty(y.shape if pool else (0, 0, 0, 0), np.uint8)
+    places = empty(y.shape, np.uint8) if pool else np.empty((0, 0, 0, 0), np.uint8)
     m = N + 1 - r
     grid = tuple(-(-(size + before) // (s * m)) for size, before in zip(out_hw, target[1:], strict=True))
     total = len(x) * math.prod(grid)
     wanted = numba.get_num_threads() * (TASKS if U.nbytes <= CACHE else 1)     # each task reads all of U
     tiles = max(8, min(64, _tiles_at_once(rows, columns, 2) // 8 * 8, -(-total // (8 * wanted)) * 8))
-    checks = zeros((-(-total // tiles), LANES), x.dtype)
+    checks = np.zeros((-(-total // tiles), LANES), x.dtype)
     scratch = _scratch(tiles, rows, columns, max((source[0] * N)**2 * x.shape[3], (s * m)**2 * y.shape[3]))
     bias = np.zeros(y.shape[3], x.dtype) if b is None else np.ascontiguousarray(b)
     epilogue = bias, x.dtype.type(0 if relu else -np.inf), places

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from tinynet.autograd import is_recording
+from tinynet.kernels.prepared import prepared
 from tinynet.nn.layers import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d, ReLU
 from tinynet.nn.module import Module
 from tinynet.ops.convolution import Then
 from tinynet.shapes import pair
-from tinynet.tensor import as_tensor
 
 FOLLOWERS = {
     Conv2d: (BatchNorm2d, ReLU, MaxPool2d),
@@ -88,12 +88,17 @@ def joined(layer: Module, options: dict[str, Any]) -> str:
 
 
 def _normalized(layer, norm):
-    """The convolution's weight and bias with the normalisation in them: (z - mean) r w + b is (r w) z + ..."""
-    scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
-    scale = scale * norm.weight.array if norm.affine else scale
-    start = 0 if layer.bias is None else layer.bias.array
-    shift = (start - norm.running_mean) * scale
-    shift = shift + norm.bias.array if norm.affine else shift
-    w = layer.weight.array                                           # (KH, KW, C, O), transposed (KH, KW, O, C)
-    per_output = scale if type(layer) is Conv2d else scale[:, None]
-    return as_tensor((w * per_output).astype(w.dtype)), as_tensor(shift.astype(w.dtype))
+    """The convolution's weight and bias with the normalisation in them, computed once for the same numbers"""
+    bias, weight, shift = (None if p is None else p.array for p in (layer.bias, norm.weight, norm.bias))
+    w, b = prepared.get(_folded, layer.weight.array, bias, norm.running_mean, norm.running_var, norm.eps, weight, shift,
+                        type(layer))
+    return layer.weight.wrap(w), layer.weight.wrap(b)
+
+
+def _folded(w, b, mean, var, eps, weight, shift, kind):
+    """(z - mean) r weight + shift is (r weight) z + ...; w (KH, KW, C, O), transposed (KH, KW, O, C)"""
+    scale = 1 / np.sqrt(var.astype(np.float64) + eps)
+    scale = scale if weight is None else scale * weight
+    start = ((0 if b is None else b) - mean) * scale
+    start = start if shift is None else start + shift
+    return (w * (scale if kind is Conv2d else scale[:, None])).astype(w.dtype), start.astype(w.dtype)

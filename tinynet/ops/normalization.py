@@ -55,6 +55,7 @@ class Normalize(Op):
     """y = w xh + b;  gx = J(w gy),  gw = sum gy xh,  gb = sum gy.  With relu: max(y, 0), and gy where y > 0"""
 
     keeps = ("x", "w", "b")
+    gives_new = True
     w = b = None
 
     def __init__(self, groups: int, eps: float, moments: Moments | None = None, relu: bool = False,
