@@ -30,6 +30,7 @@ the other images in the batch too, is computed again in the direct way.
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -134,10 +135,11 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     rows = source[0]**2 * C
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
-    tiles = _tiles_at_once(rows, O, 1)
-    parts = empty((max(1, min(MOST_PARTS, len(y) * math.prod(grid) // tiles)), N, N, rows, O), x.dtype)
+    tiles, total = _tiles_at_once(rows, O, 1), len(y) * math.prod(grid)
+    parts = empty((max(1, min(MOST_PARTS, total // tiles)), N, N, rows, O), x.dtype)
     y_sums = np.empty((len(parts), O))
-    scratch = _scratch(tiles, rows, O, max((source[0] * N)**2 * C, (N + 1 - r)**2 * O))
+    tiles = min(tiles, total)
+    scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
     add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch)
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = empty((r, r, rows, O), x.dtype)
@@ -173,25 +175,33 @@ def _transformed(taps):
 
 def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
-    _, _, rows, columns = U.shape
-    s = target[0]
-    r = 3 if source[0] == s == 1 else 2
+    grid, r, tiles, tasks, scratch_shape = _plan(len(x), U.shape, source, target, out_hw, numba.get_num_threads())
     x = np.ascontiguousarray(x)
-    y = empty((len(x), *(n // 2 if pool else n for n in out_hw), columns // s**2), x.dtype)
+    (OH, OW), columns = out_hw, U.shape[3]
+    channels = columns // target[0]**2
+    y = empty((len(x), OH // 2, OW // 2, channels) if pool else (len(x), OH, OW, channels), x.dtype)
     places = empty(y.shape, np.uint8) if pool else np.empty((0, 0, 0, 0), np.uint8)
-    m = N + 1 - r
-    grid = tuple(-(-(size + before) // (s * m)) for size, before in zip(out_hw, target[1:], strict=True))
-    total = len(x) * math.prod(grid)
-    wanted = numba.get_num_threads() * (TASKS if U.nbytes <= CACHE else 1)     # each task reads all of U
-    tiles = max(8, min(64, _tiles_at_once(rows, columns, 2) // 8 * 8, -(-total // (8 * wanted)) * 8))
-    checks = np.zeros((-(-total // tiles), LANES), x.dtype)
-    scratch = _scratch(tiles, rows, columns, max((source[0] * N)**2 * x.shape[3], (s * m)**2 * y.shape[3]))
-    bias = np.zeros(y.shape[3], x.dtype) if b is None else np.ascontiguousarray(b)
+    checks, scratch = np.zeros((tasks, LANES), x.dtype), empty(scratch_shape, x.dtype)
+    bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
     epilogue = bias, x.dtype.type(0 if relu else -np.inf), places
     convolve(x, U, np.zeros(columns, x.dtype), y, epilogue, source, target, grid, r, tiles, checks, scratch)
     if not np.isfinite(checks).all():
         return None
     return (y, places) if pool else y
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(images, U_shape, source, target, out_hw, threads):
+    """(rows and columns of tiles of an image, r, tiles of a task, tasks, shape of the scratch) of a convolution"""
+    _, _, rows, columns = U_shape
+    s, *before = target
+    r = 3 if source[0] == s == 1 else 2
+    m = N + 1 - r
+    down, across = (-(-(size + skipped) // (s * m)) for size, skipped in zip(out_hw, before, strict=True))
+    total = images * down * across
+    wanted = threads * (TASKS if 4 * math.prod(U_shape) <= CACHE else 1)       # each task reads all of U
+    tiles = max(8, min(64, _tiles_at_once(rows, columns, 2) // 8 * 8, -(-total // (8 * wanted)) * 8))
+    return (down, across), r, tiles, -(-total // tiles), _scratch_shape(tiles, rows, columns, m, threads)
 
 
 def _tiles_at_once(rows, columns, reuse):
@@ -203,10 +213,9 @@ def _tiles_at_once(rows, columns, reuse):
     return max(8, CACHE // (4 * N * N * (rows + columns)), rows * columns // (reuse * (rows + columns)))
 
 
-def _scratch(tiles, rows, columns, window):
+def _scratch_shape(tiles, rows, columns, m, threads):
     """For each thread: V, M, and a window of x or y."""
-    planes = N * N * (tiles * (rows + columns) + 2 * PLANE_GAP)
-    return empty((numba.get_num_threads(), planes + window), np.float32)
+    return threads, N * N * (tiles * (rows + columns) + 2 * PLANE_GAP) + max(N * N * rows, m * m * columns)
 
 
 @kernel
