@@ -278,18 +278,21 @@ class Op:
 
     def _gradients(self, gy):
         """backward's gradients, one per input, each fitted to the shape of its input."""
-        searching, line = _mode.anomaly, self.called_at  # this op is to be named, not the ops that its backward calls
-        with _noting(f"{line}, in the backward pass of {type(self).__name__}") if searching else NOTHING:
-            gradients = self.backward(gy)
-            if not isinstance(gradients, tuple):
-                gradients = (gradients,)
-            fitted = [
-                None if parent is None or g is None else self._fit(g, shape)
-                for parent, g, shape in zip(self.parents, gradients, self.shapes, strict=False)
-            ]
-        if searching:
-            anomaly.check_backward(self, gy, fitted, line)
-        return fitted
+        if not _mode.anomaly:
+            return self._fitted(self.backward(gy))
+        line = self.called_at  # this op is to be named, not the ops that its backward calls
+        with _noting(f"{line}, in the backward pass of {type(self).__name__}"):
+            gradients = self._fitted(self.backward(gy))
+        anomaly.check_backward(self, gy, gradients, line)
+        return gradients
+
+    def _fitted(self, gradients):
+        if not isinstance(gradients, tuple):
+            gradients = (gradients,)
+        return [
+            None if parent is None or g is None else self._fit(g, shape)
+            for parent, g, shape in zip(self.parents, gradients, self.shapes, strict=False)
+        ]
 
     def _fit(self, g, shape):
         """Un-broadcast: a value that was repeated collects the gradients of all its copies."""

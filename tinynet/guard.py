@@ -109,6 +109,7 @@ class Keep:
 
 def _set_writeable(block: _Block, writeable: bool) -> None:
     """Set the flag of every public array of the block, the owner of the memory first (views follow it)."""
-    arrays = [a for a in (ref() for ref in list(block.views.values())) if a is not None]
-    for a in sorted(arrays, key=lambda a: a.base is not None):
+    arrays = [a for ref in list(block.views.values()) if (a := ref()) is not None]
+    arrays.sort(key=lambda a: a.base is not None)
+    for a in arrays:
         a.flags.writeable = writeable
