@@ -58,10 +58,9 @@ class Prepared:
             key = compute, w.shape, w.dtype, sample, *map(_exactly, others)
         with self.lock:
             entry = self.results.get(key)
+            if entry is not None:
+                self.results.move_to_end(key)
         if entry is not None and (is_own or (entry[0] == bits).all()):
-            with self.lock:
-                if key in self.results:
-                    self.results.move_to_end(key)
             return entry[1]
         result = compute(w, *others)
         with self.lock:
