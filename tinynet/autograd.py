@@ -363,7 +363,7 @@ def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: S
     """
     order = topological_order([node(t) for t in outputs])
     wanted = None if targets is None else {node(t) for t in targets}
-    useful = set(order) if wanted is None else _leading_to(wanted, order)
+    useful = None if wanted is None else _leading_to(wanted, order)  # None: all
     found, arrived = {}, {}  # gradients of the targets; gradients on their way
     ours = set()  # the nodes whose gradient on its way is known to nobody else
     run = run_backward if running.watcher is None else running.watcher.backward
@@ -381,7 +381,7 @@ def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: S
                     if running.landed is not None:
                         running.landed(n)
                 continue
-            if g is not None and n in useful:
+            if g is not None and (useful is None or n in useful):
                 n.may_overwrite = is_ours
                 for parent, gx in zip(n.parents, run(n, g, useful), strict=False):
                     if gx is not None:
@@ -408,10 +408,11 @@ def _leading_to(wanted, order):
     return useful
 
 
-def run_backward(op: Op, gy: Tensor, useful: set[Op | Tensor]) -> list[Tensor | None]:
+def run_backward(op: Op, gy: Tensor, useful: set[Op | Tensor] | None) -> list[Tensor | None]:
     """The gradients of an op's inputs, but only of those that lead somewhere useful."""
     needs = op.needs
-    op.needs = tuple(p in useful for p in op.parents) + needs[len(op.parents) :]
+    if useful is not None:
+        op.needs = tuple(p in useful for p in op.parents) + needs[len(op.parents) :]
     outer, running.call = running.call, op
     try:
         gradients = op._gradients(gy)

@@ -9,7 +9,8 @@ assumed: a copy of the weights is kept, too, and compared, all of it, which take
 keep something for each training step in vain would cost memory, so a result is kept only when the same weights come a
 second time, as far as a sample of them tells.
 
-Batch normalisation's statistics can be put into weights, too (nn/fusion.py): then these few numbers count, as well.
+What nn/fusion.py makes of weights and a normalisation's statistics is kept, too: then all of these count. And weights
+that come from here, into which nobody writes, need not be compared: the same array has the same values.
 """
 
 import os
@@ -49,7 +50,7 @@ class Prepared:
         >>> doubled[1] is doubled[2], prepared.get(lambda w: 2 * w, w)[0] == 10
         (False, np.True_)
         """
-        is_own = id(w) in self.given    # nobody writes into a result: the same array has the same values
+        is_own = id(w) in self.given
         if is_own:
             key = compute, id(w), *map(_exactly, others)
         else:

@@ -7,8 +7,9 @@ images. It fits into the last step of the layer before, where a pixel is at hand
     BatchNorm2d                then                 [ReLU]
 
 A BatchNorm2d joins in where it is a fixed factor and shift for each channel, in evaluation, and where nobody will ask
-for gradients: it then goes into the convolution's weight and bias, which changes the last digits. All else gives the
-same bits as one layer after the other. Layers of other classes, subclasses too, stand alone.
+for gradients: it then goes into the convolution's weight and bias, which changes the last digits; kernels/prepared.py
+keeps these as long as all that they are made of stays the same. All else gives the same bits as one layer after the
+other. Layers of other classes, subclasses too, stand alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tinynet.autograd import is_recording
+from tinynet.kernels.memory import aligned
 from tinynet.kernels.prepared import prepared
 from tinynet.nn.layers import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d, ReLU
 from tinynet.nn.module import Module
@@ -99,6 +101,7 @@ def _folded(w, b, mean, var, eps, weight, shift, kind):
     """(z - mean) r weight + shift is (r weight) z + ...; w (KH, KW, C, O), transposed (KH, KW, O, C)"""
     scale = 1 / np.sqrt(var.astype(np.float64) + eps)
     scale = scale if weight is None else scale * weight
-    start = ((0 if b is None else b) - mean) * scale
-    start = start if shift is None else start + shift
-    return (w * (scale if kind is Conv2d else scale[:, None])).astype(w.dtype), start.astype(w.dtype)
+    offset = ((0 if b is None else b) - mean) * scale
+    offset = offset if shift is None else offset + shift
+    per_output = scale if kind is Conv2d else scale[:, None]
+    return aligned((w * per_output).astype(w.dtype)), offset.astype(w.dtype)
