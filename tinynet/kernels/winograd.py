@@ -168,16 +168,18 @@ def _scattering(w):
 
 
 def _transformed(taps):
-    U = empty((N, N, *taps.shape[2:]), taps.dtype)
+    U = empty((N, N, math.prod(taps.shape[2:]) + PLANE_GAP), taps.dtype)
     transform_weights(aligned(taps), U)
     return U
 
 
 def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
-    grid, r, tiles, tasks, scratch_shape = _plan(len(x), U.shape, source, target, out_hw, numba.get_num_threads())
+    rows = source[0]**2 * x.shape[3]
+    (OH, OW), columns = out_hw, (U.shape[2] - PLANE_GAP) // rows
+    plan = _plan(len(x), rows, columns, source, target, out_hw, numba.get_num_threads())
+    grid, r, tiles, tasks, scratch_shape = plan
     x = np.ascontiguousarray(x)
-    (OH, OW), columns = out_hw, U.shape[3]
     channels = columns // target[0]**2
     y = empty((len(x), OH // 2, OW // 2, channels) if pool else (len(x), OH, OW, channels), x.dtype)
     places = empty(y.shape, np.uint8) if pool else np.empty((0, 0, 0, 0), np.uint8)
@@ -191,15 +193,14 @@ def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(images, U_shape, source, target, out_hw, threads):
+def _plan(images, rows, columns, source, target, out_hw, threads):
     """(rows and columns of tiles of an image, r, tiles of a task, tasks, shape of the scratch) of a convolution"""
-    _, _, rows, columns = U_shape
     s, *before = target
     r = 3 if source[0] == s == 1 else 2
     m = N + 1 - r
     down, across = (-(-(size + skipped) // (s * m)) for size, skipped in zip(out_hw, before, strict=True))
     total = images * down * across
-    wanted = threads * (TASKS if 4 * math.prod(U_shape) <= CACHE else 1)       # each task reads all of U
+    wanted = threads * (TASKS if 4 * N * N * rows * columns <= CACHE else 1)       # each task reads all of U
     tiles = max(8, min(64, _tiles_at_once(rows, columns, 2) // 8 * 8, -(-total // (8 * wanted)) * 8))
     return (down, across), r, tiles, -(-total // tiles), _scratch_shape(tiles, rows, columns, m, threads)
 
@@ -220,19 +221,19 @@ def _scratch_shape(tiles, rows, columns, m, threads):
 
 @kernel
 def transform_weights(w, U):
-    """U = G w G^T for each pair of channels"""
+    """U = G w G^T for each pair of channels, the places PLANE_GAP more than their C O numbers apart"""
     r, _, C, O = w.shape
     for c in prange(C):
-        _transform_row(w.reshape(-1), U.reshape(-1), r, np.int64(c) * O, C * O, O)
+        _transform_row(w.reshape(-1), U.reshape(-1), r, np.int64(c) * O, C * O, U.shape[2], O)
 
 
 @inner
-def _transform_row(w, U, r, begin, step, O):
+def _transform_row(w, U, r, begin, step, plane, O):
     for o in range(begin, begin + O, LANES):
         if r == 3:
-            transform("G3", (w, o, 3 * step, step), (U, o, N * step, step))
+            transform("G3", (w, o, 3 * step, step), (U, o, N * plane, plane))
         else:
-            transform("G2", (w, o, 2 * step, step), (U, o, N * step, step))
+            transform("G2", (w, o, 2 * step, step), (U, o, N * plane, plane))
 
 
 @kernel
@@ -267,7 +268,8 @@ def convolve(x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, s
 
 @inner
 def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch):
-    _, _, C, O = U.shape
+    O, plane = len(zeros), U.shape[2]
+    C = (plane - PLANE_GAP) // O
     first = task * tiles
     count = min(tiles, len(x) * grid[0] * grid[1] - first)
     v_step, m_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
@@ -276,7 +278,7 @@ def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid,
     m = N + 1 - r
     _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
     for p in range(N * N):
-        block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * C * O, STAY, STAY, O),
+        block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * plane, STAY, STAY, O),
               (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (ONE, ONE, C), (ONE, count), O)
         _ask_for(x, first + lanes * tiles, tiles, source, grid, m, np.int64(N), p)
     if epilogue[2].size:
