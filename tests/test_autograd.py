@@ -282,6 +282,27 @@ def _two_layers(seed=0):
     return images, weights, first, tn.conv2d(first, weights[1], padding=1, then=Then(relu=True))
 
 
+def test_a_leafs_gradient_is_nobody_elses():
+    """A product's, just made, is taken as it is; one that others know is copied. Either can be written into."""
+    rng = np.random.default_rng(4)
+    x, w, shift = (tn.Tensor(rng.standard_normal((3, 3)).astype(np.float32), requires_grad=True) for _ in range(3))
+    seed, kept = tn.Tensor(np.ones((3, 3), np.float32)), []
+    y = x @ w + shift
+    with watched(lambda op, inputs, output: kept.append(output)):
+        y.backward(seed, retain_graph=True)
+    assert w.grad.numpy().flags.c_contiguous and any(np.shares_memory(w.grad.array, made.array) for made in kept)
+    first = [t.grad.numpy().copy() for t in (x, w, shift)]
+    for t in (x, w, shift):
+        t.grad.data[...] = 7
+    np.testing.assert_array_equal(seed.numpy(), 1)
+    for t in (x, w, shift):
+        t.grad = None
+    y.backward(seed, retain_graph=True)
+    y.backward(seed)
+    for t, once in zip((x, w, shift), first, strict=True):
+        np.testing.assert_array_equal(t.grad.numpy(), once + once)
+
+
 @pytest.mark.parametrize("shape", ["chain", "skip", "twice", "target", "kept", "differentiable", "searched"])
 def test_gradients_that_others_know_are_not_overwritten(shape, monkeypatch):
     """A ReLU's gate is written over the gradient that came, but only where nobody else will read it."""

@@ -41,6 +41,7 @@ class _Mode(threading.local):
     """Switches that hold for the current thread."""
 
     recording = True
+    quiet = False  # are NumPy's warnings off already?
     anomaly = False  # or True: search every result; or a line of the program, on whose behalf ops run: just note it
 
 
@@ -210,8 +211,11 @@ class Op:
         recording = _mode.recording
         needs = [recording and x.requires_grad for x in inputs]
         self.needs = (*needs, *[False] * (len(self.arguments) - len(needs)))
-        with np.errstate(all="ignore"):  # NaN and Inf travel without a warning; detect_anomaly() looks for them
+        if _mode.quiet:
             y = self.forward(*arrays)
+        else:
+            with np.errstate(all="ignore"):  # NaN and Inf travel without a warning; detect_anomaly() looks for them
+                y = self.forward(*arrays)
         if _mode.anomaly:
             self._search(inputs, arrays, y)
         output = inputs[0].wrap(y)
@@ -232,10 +236,10 @@ class Op:
     def _arrays(self, inputs):
         """The inputs' arrays, all of one float dtype."""
         arrays = [x.array for x in inputs]
-        dtype = arrays[0].dtype
-        if dtype in FLOATS and all(a.dtype is dtype or a.dtype == dtype for a in arrays):
+        dtypes = {a.dtype for a in arrays}
+        floats = dtypes.intersection(FLOATS)
+        if len(dtypes) == len(floats) == 1:
             return arrays
-        floats = {a.dtype for a in arrays if a.dtype in FLOATS}
         if len(floats) > 1:
             got = ", ".join(f"{n} is {a.dtype}" for n, a in zip(self.arguments, arrays, strict=False))
             raise TypeError(f"{type(self).__name__}: {got}; all must be of one dtype (x.astype(...) converts)")
@@ -256,7 +260,8 @@ class Op:
             elif (position := self.arguments.index(name)) < len(inputs):
                 setattr(self, name, inputs[position])
                 kept.append(inputs[position].array)
-        self.kept = Keep(kept)
+        if kept:
+            self.kept = Keep(kept)
         output.op = self
         output.requires_grad = True
 
@@ -273,18 +278,21 @@ class Op:
 
     def _gradients(self, gy):
         """backward's gradients, one per input, each fitted to the shape of its input."""
-        searching, line = _mode.anomaly, self.called_at  # this op is to be named, not the ops that its backward calls
-        with _noting(f"{line}, in the backward pass of {type(self).__name__}") if searching else NOTHING:
-            gradients = self.backward(gy)
-            if not isinstance(gradients, tuple):
-                gradients = (gradients,)
-            fitted = [
-                None if parent is None or g is None else self._fit(g, shape)
-                for parent, g, shape in zip(self.parents, gradients, self.shapes, strict=False)
-            ]
-        if searching:
-            anomaly.check_backward(self, gy, fitted, line)
-        return fitted
+        if not _mode.anomaly:
+            return self._fitted(self.backward(gy))
+        line = self.called_at  # this op is to be named, not the ops that its backward calls
+        with _noting(f"{line}, in the backward pass of {type(self).__name__}"):
+            gradients = self._fitted(self.backward(gy))
+        anomaly.check_backward(self, gy, gradients, line)
+        return gradients
+
+    def _fitted(self, gradients):
+        if not isinstance(gradients, tuple):
+            gradients = (gradients,)
+        return [
+            None if parent is None or g is None else self._fit(g, shape)
+            for parent, g, shape in zip(self.parents, gradients, self.shapes, strict=False)
+        ]
 
     def _fit(self, g, shape):
         """Un-broadcast: a value that was repeated collects the gradients of all its copies."""
@@ -355,25 +363,26 @@ def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: S
     """
     order = topological_order([node(t) for t in outputs])
     wanted = None if targets is None else {node(t) for t in targets}
-    useful = set(order) if wanted is None else _leading_to(wanted, order)
+    useful = None if wanted is None else _leading_to(wanted, order)  # None: all
     found, arrived = {}, {}  # gradients of the targets; gradients on their way
     ours = set()  # the nodes whose gradient on its way is known to nobody else
     run = run_backward if running.watcher is None else running.watcher.backward
-    with _switched("recording", create_graph):
+    with _switched("recording", create_graph), np.errstate(all="ignore"), _switched("quiet", True):
         for output, g in zip(outputs, gradients, strict=True):
             _add(arrived, node(output), g)
         for n in _consume(order):
             g = arrived.pop(n, None)
             if wanted is not None and n in wanted:
                 found[n] = g
+            is_ours = n in ours and n not in found and not (create_graph or _mode.anomaly)
             if not isinstance(n, Op):
                 if wanted is None and g is not None:
-                    n.accumulate_grad(g)
+                    n.accumulate_grad(g, own=is_ours)
                     if running.landed is not None:
                         running.landed(n)
                 continue
-            if g is not None and n in useful:
-                n.may_overwrite = n in ours and n not in found and not (create_graph or _mode.anomaly)
+            if g is not None and (useful is None or n in useful):
+                n.may_overwrite = is_ours
                 for parent, gx in zip(n.parents, run(n, g, useful), strict=False):
                     if gx is not None:
                         (ours.add if n.gives_new and parent not in arrived else ours.discard)(parent)
@@ -399,10 +408,11 @@ def _leading_to(wanted, order):
     return useful
 
 
-def run_backward(op: Op, gy: Tensor, useful: set[Op | Tensor]) -> list[Tensor | None]:
+def run_backward(op: Op, gy: Tensor, useful: set[Op | Tensor] | None) -> list[Tensor | None]:
     """The gradients of an op's inputs, but only of those that lead somewhere useful."""
     needs = op.needs
-    op.needs = tuple(p in useful for p in op.parents) + needs[len(op.parents) :]
+    if useful is not None:
+        op.needs = tuple(p in useful for p in op.parents) + needs[len(op.parents) :]
     outer, running.call = running.call, op
     try:
         gradients = op._gradients(gy)

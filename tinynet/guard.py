@@ -87,9 +87,11 @@ class Keep:
         self.owners = [owner(a) for a in arrays]
         with _mutex:
             for a in self.owners:
-                block = _blocks.setdefault(id(a), _Block())
+                block = _blocks.get(id(a))
+                if block is None:
+                    block = _blocks[id(a)] = _Block()
                 block.keepers += 1
-                if block.keepers == 1:
+                if block.keepers == 1 and block.views:
                     _set_writeable(block, False)
 
     def __del__(self) -> None:
@@ -97,14 +99,17 @@ class Keep:
             for a in self.owners:
                 block = _blocks[id(a)]
                 block.keepers -= 1
-                if not block.keepers:
+                if block.keepers:
+                    continue
+                if block.views:
                     _set_writeable(block, True)
-                    if not block.views:
-                        del _blocks[id(a)]
+                else:
+                    del _blocks[id(a)]
 
 
 def _set_writeable(block: _Block, writeable: bool) -> None:
     """Set the flag of every public array of the block, the owner of the memory first (views follow it)."""
-    arrays = [a for a in (ref() for ref in list(block.views.values())) if a is not None]
-    for a in sorted(arrays, key=lambda a: a.base is not None):
+    arrays = [a for ref in list(block.views.values()) if (a := ref()) is not None]
+    arrays.sort(key=lambda a: a.base is not None)
+    for a in arrays:
         a.flags.writeable = writeable

@@ -103,6 +103,7 @@ class MatMul(Op):
     """c = a b for matrices (M, K) and (K, N), or a stack of each;  ga = gc b^T,  gb = a^T gc"""
 
     keeps = ("a", "b")
+    gives_new = True
 
     def forward(self, a: Array, b: Array) -> Array:
         return matmul(a, b)

@@ -17,6 +17,7 @@ Tensor([0., 0.], requires_grad=True)
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -89,11 +90,12 @@ class Optimizer:
         faults = []
         for index in active:
             p, dtype = self.parameters[index], self._dtypes[index]
-            if not p.data.flags.writeable:
+            flags = p.data.flags
+            if not flags.writeable:
                 faults.append(f"parameter {index} of shape {p.shape} is locked, because a live graph still "
                               "needs its values; before step() call backward(), or drop what was computed "
                               "with it")
-            elif not p.data.flags.c_contiguous:
+            elif not flags.c_contiguous:
                 faults.append(f"parameter {index} of shape {p.shape} is not contiguous; give its .data a "
                               "C-ordered array")
             elif p.dtype != dtype:
@@ -182,7 +184,7 @@ class SGD(Optimizer):
 
     def _update(self, w, g, velocity=None, *, t):
         velocity = w[:0] if velocity is None else velocity
-        update.sgd(w, g, velocity, *_numbers(w, self.lr, self.momentum, self.nesterov, self.weight_decay))
+        update.sgd(w, g, velocity, *_numbers(w.dtype, self.lr, self.momentum, self.nesterov, self.weight_decay))
 
 
 class Adam(Optimizer):
@@ -225,7 +227,8 @@ class Adam(Optimizer):
     def _move(self, w, g, m, v, t, decay, shrink):
         beta1, beta2 = self.beta1, self.beta2
         lr, root = self.lr / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
-        update.adam(w, g, m, v, *_numbers(w, lr, beta1, 1 - beta1, beta2, 1 - beta2, root, self.eps, decay, shrink))
+        numbers = _numbers(w.dtype, lr, beta1, 1 - beta1, beta2, 1 - beta2, root, self.eps, decay, shrink)
+        update.adam(w, g, m, v, *numbers)
 
 
 class AdamW(Adam):
@@ -292,7 +295,7 @@ class RMSProp(Optimizer):
         super().__init__(parameters, lr)
 
     def _update(self, w, g, v, u=None, *, t):
-        numbers = _numbers(w, self.lr, self.alpha, 1 - self.alpha, self.eps, self.momentum, self.weight_decay)
+        numbers = _numbers(w.dtype, self.lr, self.alpha, 1 - self.alpha, self.eps, self.momentum, self.weight_decay)
         update.rmsprop(w, g, v, w[:0] if u is None else u, *numbers)
 
 
@@ -421,9 +424,10 @@ def _cosine(start, end, part):
     return end + (start - end) * (1 + math.cos(math.pi * min(part, 1.0))) / 2
 
 
-def _numbers(w, *numbers):
-    """Numbers as a kernel takes them: of the dtype of w, lest it compute in float64."""
-    return [w.dtype.type(number) for number in numbers]
+@functools.lru_cache(maxsize=16)  # they are the same for most parameters
+def _numbers(dtype, *numbers):
+    """Numbers as a kernel takes them: of the dtype of the parameter, lest it compute in float64."""
+    return [dtype.type(number) for number in numbers]
 
 
 def _checked_parameters(caller, parameters):

@@ -163,14 +163,17 @@ class Tensor:
         """
         autograd.backward(self, grad, create_graph=create_graph, retain_graph=retain_graph)
 
-    def accumulate_grad(self, g: Tensor) -> None:
-        """Add to `.grad`; called by the backward pass on leaves. The first gradient is copied, never shared."""
+    def accumulate_grad(self, g: Tensor, own: bool = False) -> None:
+        """Add to `.grad`; called by the backward pass on leaves. The first gradient is copied, never shared.
+
+        own: nobody else knows the array of `g`, so that it needs no copy.
+        """
         if self.grad is not None:
             self.grad = self.grad + g
         elif g.requires_grad:
             self.grad = g
         else:
-            self.grad = self.wrap(g.array.copy())
+            self.grad = self.wrap(np.asarray(g.array, order="C") if own else g.array.copy())
 
     # Operators
 

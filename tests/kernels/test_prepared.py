@@ -70,6 +70,35 @@ def test_threads():
     assert kept.bytes == sum(size for *_, size in kept.results.values())
 
 
+def test_all_that_it_is_computed_from_counts():
+    kept, w, shift = Prepared(), np.arange(1000, dtype=np.float32), np.zeros(3, np.float32)
+    for value, factor in ((0, 2), (0, 3), (-0.0, 3), (np.nan, 3), (0, 2)):
+        shift[1] = value
+        for _ in range(3):
+            scaled, shifted = kept.get(_scaled_and_copied, w, shift, factor)
+            np.testing.assert_array_equal(scaled, factor * w)
+            assert shifted.tobytes() == shift.tobytes()
+
+
+def _scaled_and_copied(w, shift, factor):
+    return factor * w, shift.copy()
+
+
+def test_what_is_made_from_a_result_goes_by_the_array(monkeypatch):
+    """A result is never written into: so it needs no comparison, nor a copy of its own."""
+    compute, calls = counted()
+    kept, w = Prepared(), np.arange(1000, dtype=np.float32)
+    twice = [kept.get(compute, w) for _ in range(3)][-1]
+    four = [kept.get(compute, twice) for _ in range(4)]
+    assert len(calls) == 4 and four[-1] is four[-2]
+    assert any(entry[0] is twice for entry in kept.results.values())
+    monkeypatch.setattr(prepared, "MOST_BYTES", 4000)
+    kept.get(compute, np.ones(500, np.float32))
+    kept.get(compute, np.ones(500, np.float32))         # all others have to go
+    assert kept.given == {id(result) for _, result, _ in kept.results.values()} and len(kept.given) == 1
+    np.testing.assert_array_equal(kept.get(compute, twice), 4 * w)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Unix alone forks")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_does_not_wait_for_a_thread_that_is_not_there():

@@ -81,6 +81,23 @@ def test_normalisation_in_evaluation_goes_into_the_weight(convolution, affine):
     assert len(list(steps(list(model)))) == 2                        # where gradients may be asked for, it stays
 
 
+def test_normalisation_in_the_weight_follows_every_array_that_it_is_made_of():
+    """They are written into in place, in no particular order; what is kept must never be what was."""
+    convolution, norm = nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32)
+    model, x = nn.Sequential(convolution, norm, nn.ReLU()).eval(), images(1, 10, 11, 16)
+    arrays = [convolution.weight.data, convolution.bias.data, norm.running_mean, norm.running_var, norm.weight.data,
+              norm.bias.data]
+    with tn.no_grad():
+        for array in (*arrays, *arrays):
+            array.reshape(-1)[array.size // 2] += 0.5
+            expected = one_by_one(model, x).numpy()
+            for _ in range(4):
+                assert np.abs(model(x).numpy() - expected).max() < 2e-5 * np.abs(expected).max()
+        before = model(x).numpy()
+        norm.eps = 0.5
+        assert not np.array_equal(model(x).numpy(), before)
+
+
 def test_what_does_not_join():
     class MyReLU(nn.ReLU):
         def forward(self, x):

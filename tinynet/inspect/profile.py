@@ -215,7 +215,7 @@ class Profile:
         self._leave(span, came)
         return output
 
-    def backward(self, op: Op, gy: Tensor, useful: set[Any]) -> list[Tensor | None]:
+    def backward(self, op: Op, gy: Tensor, useful: set[Any] | None) -> list[Tensor | None]:
         """autograd.run_backward: let the op's backward run, and take the time."""
         came = clock()
         account = self._of_op.get(op) or self._account_from_before(op)

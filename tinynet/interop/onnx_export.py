@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -60,7 +60,7 @@ class _Exporter:
         results = self.found.outputs
         names = ["output"] if len(results) == 1 else [f"output_{index}" for index in range(len(results))]
         self.graph.taken.update(names)
-        for call in merged(self.found.calls):
+        for call in self.found.calls:
             self._add(call)
         outputs = []
         for name, array in zip(names, results, strict=True):
@@ -144,28 +144,6 @@ class _Exporter:
     def layer(self, weight: Array) -> str | None:
         """The name of the layer that a weight belongs to, for its output."""
         return self.graph.names.get(id(weight), "").removesuffix("weight").rstrip(".") or None
-
-
-def merged(calls: Iterable[Call]) -> Iterator[Call]:
-    """The calls, but a normalisation's rows reshaped back: the op then takes x and gives y as the user sees them."""
-    calls, at = list(calls), 0
-    made = {id(call.output): call for call in calls}
-    while at < len(calls):
-        call, at = calls[at], at + 1
-        if isinstance(call.op, (normalization.Normalize, normalization.Standardize)):
-            rows = made.get(id(call.inputs[0]))
-            back = calls[at] if at < len(calls) else None
-            if (rows and back and isinstance(rows.op, operators.Reshape) and isinstance(back.op, operators.Reshape)
-                    and back.inputs[0] is call.output and back.output.shape == rows.inputs[0].shape):
-                parameters = (_unflattened(x, made) for x in call.inputs[1:])
-                call, at = Call(call.op, (rows.inputs[0], *parameters), back.output), at + 1
-        yield call
-
-
-def _unflattened(parameter, made):
-    """The parameter that this is a reshape of, or itself."""
-    call = made.get(id(parameter))
-    return call.inputs[0] if call and isinstance(call.op, operators.Reshape) else parameter
 
 
 # A converter for each op. Elementwise ones take images with the channels first as they are; so do those whose axes can

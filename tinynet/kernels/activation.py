@@ -17,6 +17,7 @@ from tinynet.kernels.softmax import exp_float32
 from tinynet.typing import Array
 
 CHUNK = 8192  # elements that one thread takes at a time
+BRANCHES = 4096  # elements; NumPy's masked write has a branch for each, and of more the processor guesses many wrongly
 
 SIGMOID, TANH, NORMAL_CDF = range(3)
 
@@ -33,7 +34,7 @@ def relu(x: Array) -> Array:
 
 def relu_grad(gy: Array, y: Array, in_place: bool = False) -> Array:
     """gy where y > 0 (or y is NaN), else 0: the gradient of y = relu(x) in x, as a function of y."""
-    if y.size >= LARGE:
+    if y.size >= BRANCHES:
         return apply(elementwise.GATE, y, y, out=gy) if in_place else apply(elementwise.RELU_GRAD, gy, y)
     gx = gy if in_place else gy.copy()
     gx[y <= 0] = 0

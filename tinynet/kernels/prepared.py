@@ -8,12 +8,16 @@ How to know that they are the same? Anybody may write into an array, at any time
 assumed: a copy of the weights is kept, too, and compared, all of it, which takes less than to transform them. To
 keep something for each training step in vain would cost memory, so a result is kept only when the same weights come a
 second time, as far as a sample of them tells.
+
+What nn/fusion.py makes of weights and a normalisation's statistics is kept, too: then all of these count. And weights
+that come from here, into which nobody writes, need not be compared: the same array has the same values.
 """
 
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +35,13 @@ class Prepared:
         self.lock = threading.Lock()
         self.samples = OrderedDict()    # key -> None
         self.results = OrderedDict()    # key -> (a copy of the weights, the result, bytes of both)
+        self.given = set()              # the ids of all arrays in these results
         self.bytes = 0
 
-    def get(self, compute: Callable[[Array], Array], w: Array) -> Array:
-        """compute(w), an array that nobody may write into; w an array of any shape.
+    def get(self, compute: Callable[..., Any], w: Array, *others: Any) -> Any:
+        """compute(w, *others): an array, or a tuple of arrays, that nobody may write into.
+
+        w: an array of any shape; others: small arrays, numbers, classes or None.
 
         >>> prepared = Prepared()
         >>> w = np.ones(3, np.float32)
@@ -43,19 +50,23 @@ class Prepared:
         >>> doubled[1] is doubled[2], prepared.get(lambda w: 2 * w, w)[0] == 10
         (False, np.True_)
         """
-        flat = np.ascontiguousarray(w).reshape(-1)
-        key = compute, w.shape, w.dtype, flat[::max(1, flat.size // SAMPLE)].tobytes()
+        is_own = id(w) in self.given
+        if is_own:
+            key = compute, id(w), *map(_exactly, others)
+        else:
+            bits = np.ascontiguousarray(w).reshape(-1).view(f"u{w.itemsize}")    # for -0 is not 0, and NaN is NaN
+            sample = bits[::max(1, bits.size // SAMPLE)].tobytes()
+            key = compute, w.shape, w.dtype, sample, *map(_exactly, others)
         with self.lock:
             entry = self.results.get(key)
-        if entry is not None and _same_bytes(entry[0], flat):
-            with self.lock:
-                if key in self.results:
-                    self.results.move_to_end(key)
+            if entry is not None:
+                self.results.move_to_end(key)
+        if entry is not None and (is_own or (entry[0] == bits).all()):
             return entry[1]
-        result = compute(w)
+        result = compute(w, *others)
         with self.lock:
             if key in self.samples:
-                self._keep(key, flat.copy(), result)
+                self._keep(key, w if is_own else bits.copy(), result)
             else:
                 self.samples[key] = None
                 if len(self.samples) > MOST_SAMPLES:
@@ -64,20 +75,29 @@ class Prepared:
 
     def _keep(self, key, w, result):
         if key in self.results:
-            self.bytes -= self.results.pop(key)[2]
-        size = w.nbytes + result.nbytes
+            self._drop(key)
+        size = w.nbytes + sum(array.nbytes for array in _arrays(result))
         if size > MOST_BYTES:
             return
         self.results[key] = w, result, size
+        self.given.update(map(id, _arrays(result)))
         self.bytes += size
         while self.bytes > MOST_BYTES:
-            self.bytes -= self.results.popitem(last=False)[1][2]
+            self._drop(next(iter(self.results)))
+
+    def _drop(self, key):
+        _, result, size = self.results.pop(key)
+        self.given.difference_update(map(id, _arrays(result)))
+        self.bytes -= size
 
 
-def _same_bytes(a, b):
-    """Bytes, not numbers: -0 is not 0, and NaN is NaN."""
-    integer = f"u{a.itemsize}"
-    return np.array_equal(a.view(integer), b.view(integer))
+def _arrays(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _exactly(value):
+    """What tells a value from all others: of an array, its bytes."""
+    return (value.dtype, value.tobytes()) if isinstance(value, np.ndarray) else value
 
 
 prepared = Prepared()

@@ -30,6 +30,7 @@ the other images in the batch too, is computed again in the direct way.
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +40,7 @@ import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
-from tinynet.kernels.memory import aligned, empty, zeros
+from tinynet.kernels.memory import aligned, empty
 from tinynet.kernels.pooling import max_pool
 from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
@@ -135,10 +136,11 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     rows = source[0]**2 * C
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
-    tiles = _tiles_at_once(rows, O, 1)
-    parts = empty((max(1, min(MOST_PARTS, len(y) * math.prod(grid) // tiles)), N, N, rows, O), x.dtype)
+    tiles, total = _tiles_at_once(rows, O, 1), len(y) * math.prod(grid)
+    parts = empty((max(1, min(MOST_PARTS, total // tiles)), N, N, rows * O + PLANE_GAP), x.dtype)
     y_sums = np.empty((len(parts), O))
-    scratch = _scratch(tiles, rows, O, max((source[0] * N)**2 * C, (N + 1 - r)**2 * O))
+    tiles = min(tiles, total)
+    scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
     add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch)
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = empty((r, r, rows, O), x.dtype)
@@ -167,32 +169,41 @@ def _scattering(w):
 
 
 def _transformed(taps):
-    U = empty((N, N, *taps.shape[2:]), taps.dtype)
+    U = empty((N, N, math.prod(taps.shape[2:]) + PLANE_GAP), taps.dtype)
     transform_weights(aligned(taps), U)
     return U
 
 
 def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
-    _, _, rows, columns = U.shape
-    s = target[0]
-    r = 3 if source[0] == s == 1 else 2
+    rows = source[0]**2 * x.shape[3]
+    (OH, OW), columns = out_hw, (U.shape[2] - PLANE_GAP) // rows
+    plan = _plan(len(x), rows, columns, source, target, out_hw, numba.get_num_threads())
+    grid, r, tiles, tasks, scratch_shape = plan
     x = np.ascontiguousarray(x)
-    y = empty((len(x), *(n // 2 if pool else n for n in out_hw), columns // s**2), x.dtype)
-    places = empty(y.shape if pool else (0, 0, 0, 0), np.uint8)
-    m = N + 1 - r
-    grid = tuple(-(-(size + before) // (s * m)) for size, before in zip(out_hw, target[1:], strict=True))
-    total = len(x) * math.prod(grid)
-    wanted = numba.get_num_threads() * (TASKS if U.nbytes <= CACHE else 1)     # each task reads all of U
-    tiles = max(8, min(64, _tiles_at_once(rows, columns, 2) // 8 * 8, -(-total // (8 * wanted)) * 8))
-    checks = zeros((-(-total // tiles), LANES), x.dtype)
-    scratch = _scratch(tiles, rows, columns, max((source[0] * N)**2 * x.shape[3], (s * m)**2 * y.shape[3]))
-    bias = np.zeros(y.shape[3], x.dtype) if b is None else np.ascontiguousarray(b)
+    channels = columns // target[0]**2
+    y = empty((len(x), OH // 2, OW // 2, channels) if pool else (len(x), OH, OW, channels), x.dtype)
+    places = empty(y.shape, np.uint8) if pool else np.empty((0, 0, 0, 0), np.uint8)
+    checks, scratch = np.zeros((tasks, LANES), x.dtype), empty(scratch_shape, x.dtype)
+    bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
     epilogue = bias, x.dtype.type(0 if relu else -np.inf), places, np.int64(is_streamed(y))
     convolve(x, U, np.zeros(columns, x.dtype), y, epilogue, source, target, grid, r, tiles, checks, scratch)
     if not np.isfinite(checks).all():
         return None
     return (y, places) if pool else y
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(images, rows, columns, source, target, out_hw, threads):
+    """(rows and columns of tiles of an image, r, tiles of a task, tasks, shape of the scratch) of a convolution"""
+    s, *before = target
+    r = 3 if source[0] == s == 1 else 2
+    m = N + 1 - r
+    down, across = (-(-(size + skipped) // (s * m)) for size, skipped in zip(out_hw, before, strict=True))
+    total = images * down * across
+    wanted = threads * (TASKS if 4 * N * N * rows * columns <= CACHE else 1)       # each task reads all of U
+    tiles = max(8, min(64, _tiles_at_once(rows, columns, 2) // 8 * 8, -(-total // (8 * wanted)) * 8))
+    return (down, across), r, tiles, -(-total // tiles), _scratch_shape(tiles, rows, columns, m, threads)
 
 
 def _tiles_at_once(rows, columns, reuse):
@@ -204,27 +215,26 @@ def _tiles_at_once(rows, columns, reuse):
     return max(8, CACHE // (4 * N * N * (rows + columns)), rows * columns // (reuse * (rows + columns)))
 
 
-def _scratch(tiles, rows, columns, window):
+def _scratch_shape(tiles, rows, columns, m, threads):
     """For each thread: V, M, and a window of x or y."""
-    planes = N * N * (tiles * (rows + columns) + 2 * PLANE_GAP)
-    return empty((numba.get_num_threads(), planes + window), np.float32)
+    return threads, N * N * (tiles * (rows + columns) + 2 * PLANE_GAP) + max(N * N * rows, m * m * columns)
 
 
 @kernel
 def transform_weights(w, U):
-    """U = G w G^T for each pair of channels"""
+    """U = G w G^T for each pair of channels, the places PLANE_GAP more than their C O numbers apart"""
     r, _, C, O = w.shape
     for c in prange(C):
-        _transform_row(w.reshape(-1), U.reshape(-1), r, np.int64(c) * O, C * O, O)
+        _transform_row(w.reshape(-1), U.reshape(-1), r, np.int64(c) * O, C * O, U.shape[2], O)
 
 
 @inner
-def _transform_row(w, U, r, begin, step, O):
+def _transform_row(w, U, r, begin, step, plane, O):
     for o in range(begin, begin + O, LANES):
         if r == 3:
-            transform("G3", (w, o, 3 * step, step), (U, o, N * step, step))
+            transform("G3", (w, o, 3 * step, step), (U, o, N * plane, plane))
         else:
-            transform("G2", (w, o, 2 * step, step), (U, o, N * step, step))
+            transform("G2", (w, o, 2 * step, step), (U, o, N * plane, plane))
 
 
 @kernel
@@ -232,16 +242,16 @@ def weights_back(U, w):
     """w = G^T U G for each pair of channels"""
     r, _, C, O = w.shape
     for c in prange(C):
-        _row_back(U.reshape(-1), w.reshape(-1), r, np.int64(c) * O, C * O, O)
+        _row_back(U.reshape(-1), w.reshape(-1), r, np.int64(c) * O, U.shape[2], C * O, O)
 
 
 @inner
-def _row_back(U, w, r, begin, step, O):
+def _row_back(U, w, r, begin, plane, step, O):
     for o in range(begin, begin + O, LANES):
         if r == 3:
-            transform("GT3", (U, o, N * step, step), (w, o, 3 * step, step))
+            transform("GT3", (U, o, N * plane, plane), (w, o, 3 * step, step))
         else:
-            transform("GT2", (U, o, N * step, step), (w, o, 2 * step, step))
+            transform("GT2", (U, o, N * plane, plane), (w, o, 2 * step, step))
 
 
 @kernel
@@ -261,7 +271,8 @@ def convolve(x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, s
 
 @inner
 def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch):
-    _, _, C, O = U.shape
+    O, plane = len(zeros), U.shape[2]
+    C = (plane - PLANE_GAP) // O
     first = task * tiles
     count = min(tiles, len(x) * grid[0] * grid[1] - first)
     v_step, m_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
@@ -272,9 +283,8 @@ def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid,
     later = first + lanes * tiles
     place, later_count = _place(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
-        block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * C * O, STAY, STAY, O),
-              (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (ONE, ONE, C), (ONE, count), O,
-              NO_FLOOR, NEAR)
+        block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * plane, STAY, STAY, O),
+              (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (ONE, ONE, C), (ONE, count), O, NO_FLOOR, NEAR)
         place = _ask_for(x, place, _part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
@@ -419,7 +429,8 @@ def add_products(x, y, parts, y_sums, zeros, source, grid, r, tiles, scratch):
 
 @inner
 def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
-    _, _, _, C, O = parts.shape
+    plane, O = parts.shape[3], len(zeros)
+    C = (plane - PLANE_GAP) // O
     m = N + 1 - r
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
     V, D = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + d_step)]
@@ -436,7 +447,7 @@ def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
         x_place = y_place = _place(first + tiles, grid)
         later_count = min(tiles, everything - first - tiles)
         for p in range(N * N):
-            here = (sums, p * C * O, STAY, O)
+            here = (sums, p * plane, STAY, O)
             start = here if first > begin else (zeros, STAY, STAY, STAY)
             block((V, p * v_step, STAY, NEXT, STAY, STAY, C), (D, p * d_step, STAY, STAY, O),
                   start, here, (ONE, ONE, count), (ONE, C), O, NO_FLOOR, NEAR)

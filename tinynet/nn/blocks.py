@@ -50,7 +50,7 @@ class Sequential(Module):
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Module]:
-        return (part for _, part in self._owned())
+        return (part for part in vars(self).values() if isinstance(part, Module))
 
     def __getitem__(self, index: int | slice) -> Any:
         layers = list(self)

@@ -7,8 +7,9 @@ images. It fits into the last step of the layer before, where a pixel is at hand
     BatchNorm2d                then                 [ReLU]
 
 A BatchNorm2d joins in where it is a fixed factor and shift for each channel, in evaluation, and where nobody will ask
-for gradients: it then goes into the convolution's weight and bias, which changes the last digits. All else gives the
-same bits as one layer after the other. Layers of other classes, subclasses too, stand alone.
+for gradients: it then goes into the convolution's weight and bias, which changes the last digits; kernels/prepared.py
+keeps these as long as all that they are made of stays the same. All else gives the same bits as one layer after the
+other. Layers of other classes, subclasses too, stand alone.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from tinynet.autograd import is_recording
+from tinynet.kernels.memory import aligned
+from tinynet.kernels.prepared import prepared
 from tinynet.nn.layers import BatchNorm2d, Conv2d, ConvTranspose2d, MaxPool2d, ReLU
 from tinynet.nn.module import Module
 from tinynet.ops.convolution import Then
 from tinynet.shapes import pair
-from tinynet.tensor import as_tensor
 
 FOLLOWERS = {
     Conv2d: (BatchNorm2d, ReLU, MaxPool2d),
@@ -88,12 +90,18 @@ def joined(layer: Module, options: dict[str, Any]) -> str:
 
 
 def _normalized(layer, norm):
-    """The convolution's weight and bias with the normalisation in them: (z - mean) r w + b is (r w) z + ..."""
-    scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
-    scale = scale * norm.weight.array if norm.affine else scale
-    start = 0 if layer.bias is None else layer.bias.array
-    shift = (start - norm.running_mean) * scale
-    shift = shift + norm.bias.array if norm.affine else shift
-    w = layer.weight.array                                           # (KH, KW, C, O), transposed (KH, KW, O, C)
-    per_output = scale if type(layer) is Conv2d else scale[:, None]
-    return as_tensor((w * per_output).astype(w.dtype)), as_tensor(shift.astype(w.dtype))
+    """The convolution's weight and bias with the normalisation in them, computed once for the same numbers"""
+    bias, weight, shift = (None if p is None else p.array for p in (layer.bias, norm.weight, norm.bias))
+    w, b = prepared.get(_folded, layer.weight.array, bias, norm.running_mean, norm.running_var, norm.eps, weight, shift,
+                        type(layer))
+    return layer.weight.wrap(w), layer.weight.wrap(b)
+
+
+def _folded(w, b, mean, var, eps, weight, shift, kind):
+    """(z - mean) r weight + shift is (r weight) z + ...; w (KH, KW, C, O), transposed (KH, KW, O, C)"""
+    scale = 1 / np.sqrt(var.astype(np.float64) + eps)
+    scale = scale if weight is None else scale * weight
+    offset = ((0 if b is None else b) - mean) * scale
+    offset = offset if shift is None else offset + shift
+    per_output = scale if kind is Conv2d else scale[:, None]
+    return aligned((w * per_output).astype(w.dtype)), offset.astype(w.dtype)

@@ -37,10 +37,10 @@ from tinynet.typing import Array, Shape
 
 
 class Moments:
-    """Mean and variance of each group of x, of `count` values: computed once, handed from op to op."""
+    """Mean and variance of each group of x (N, S, C), of `count` values: computed once, handed from op to op."""
 
     def __init__(self, x: Array, groups: int, eps: float) -> None:
-        self.groups, self.eps = groups, eps
+        self.layout, self.groups, self.eps = x.shape, groups, eps
         self.count, self.mean, self.var = self.measure(x)
         self.rstd = _reciprocal_deviation(self.var, eps)
 
@@ -48,35 +48,41 @@ class Moments:
         return x[0].size // self.groups if len(x) else 0, *kernels.statistics(x, self.groups)
 
     def sums(self, gy: Array, x: Array, w: Array | None, b: Array | None = None, relu: bool = False) -> kernels.Sums:
-        return kernels.sums_of_gradient(gy, x, self.mean, self.rstd, w, b, relu)
+        gy, x = gy.reshape(self.layout), x.reshape(self.layout)
+        return kernels.sums_of_gradient(gy, x, self.mean, self.rstd, _flat(w), _flat(b), relu)
 
 
 class Normalize(Op):
-    """y = w xh + b;  gx = J(w gy),  gw = sum gy xh,  gb = sum gy.  With relu: max(y, 0), and gy where y > 0"""
+    """y = w xh + b;  gx = J(w gy),  gw = sum gy xh,  gb = sum gy.  With relu: max(y, 0), and gy where y > 0
+
+    layout: the (N, S, C) that x, of whatever shape, is taken as; w and b are C numbers in the shape of x's last axes.
+    """
 
     keeps = ("x", "w", "b")
+    gives_new = True
     w = b = None
 
-    def __init__(self, groups: int, eps: float, moments: Moments | None = None, relu: bool = False,
+    def __init__(self, layout: Shape, groups: int, eps: float, moments: Moments | None = None, relu: bool = False,
                  measure: Callable[..., Moments] = Moments) -> None:
-        self.groups, self.eps, self.moments, self.relu, self.measure = groups, eps, moments, relu, measure
+        self.layout, self.groups, self.eps, self.moments = layout, groups, eps, moments
+        self.relu, self.measure = relu, measure
 
     def forward(self, x: Array, w: Array | None = None, b: Array | None = None) -> Array:
         if self.moments is None:
-            self.moments = self.measure(x, self.groups, self.eps)
-        return kernels.normalize(x, self.moments.mean, self.moments.rstd, w, b, self.relu)
+            self.moments = self.measure(x.reshape(self.layout), self.groups, self.eps)
+        return _normalized(x, self.layout, self.moments.mean, self.moments.rstd, w, b, self.relu)
 
     def backward(self, gy: Tensor) -> Gradients:
         x, w, moments = self.x, self.w, self.moments
         relu = ()
         if self.relu and is_recording():  # the gradients' own gradients know nothing of a ReLU: a step before them
-            gy = _gated(gy, moments.mean, moments.rstd, x, w, self.b)
+            gy = _gated(gy, self.layout, moments.mean, moments.rstd, x, w, self.b)
         elif self.relu:
             relu = _array(self.b), True
         sums = moments.sums(gy.array, x.array, _array(w), *relu)
         gx = InputGradient(moments, sums, relu)(x, gy, *_given(w)) if self.needs[0] else None
-        gw = WeightGradient(moments, sums)(x, gy) if self.needs[1] else None
-        gb = BiasGradient(sums)(gy) if self.needs[2] else None
+        gw = WeightGradient(moments, sums, w.shape)(x, gy) if self.needs[1] else None
+        gb = BiasGradient(sums, w.shape)(gy) if self.needs[2] else None
         return gx, gw, gb
 
 
@@ -88,9 +94,18 @@ def _array(tensor):
     return None if tensor is None else tensor.array
 
 
-def _gated(gy, mean, rstd, x, w, b):
+def _flat(array):
+    return None if array is None else array.reshape(-1)
+
+
+def _normalized(x, layout, mean, rstd, w, b, relu):
+    """w (x - mean) rstd + b, or max(..., 0)"""
+    return kernels.normalize(x.reshape(layout), mean, rstd, _flat(w), _flat(b), relu).reshape(x.shape)
+
+
+def _gated(gy, layout, mean, rstd, x, w, b):
     """gy where max(y, 0) let y pass, y being w (x - mean) rstd + b."""
-    y = kernels.normalize(x.array, mean, rstd, _array(w), _array(b), relu=True)
+    y = _normalized(x.array, layout, mean, rstd, _array(w), _array(b), relu=True)
     return ReluGrad()(gy, gy.wrap(y))
 
 
@@ -108,20 +123,21 @@ class InputGradient(Op):
         self.moments, self.sums, self.relu = moments, sums, relu  # relu: (b, True) if a ReLU's gradient comes first
 
     def forward(self, x: Array, gy: Array, w: Array | None = None) -> Array:
-        sums = self.sums or self.moments.sums(gy, x, w)
-        mean, rstd = self.moments.mean, self.moments.rstd
-        return kernels.normalize_gradient(gy, x, mean, rstd, w, sums, *self.relu)
+        moments, layout = self.moments, self.moments.layout
+        sums = self.sums or moments.sums(gy, x, w)
+        b, relu = self.relu or (None, False)
+        gy, rows, w, b = gy.reshape(layout), x.reshape(layout), _flat(w), _flat(b)
+        return kernels.normalize_gradient(gy, rows, moments.mean, moments.rstd, w, sums, b, relu).reshape(x.shape)
 
     def backward(self, v: Tensor) -> Gradients:
         jv = InputGradient(self.moments)(self.x, v)
         gx = self._through_x(v, jv) if self.needs[0] else None
         ggy = (jv if self.w is None else jv * self.w) if self.needs[1] else None
-        gw = (self.gy * jv).sum((0, 1)) if self.needs[2] else None
+        gw = (self.gy * jv).sum_to(self.w.shape) if self.needs[2] else None
         return gx, ggy, gw
 
     def _through_x(self, v, jv):
-        n, s, c = self.x.shape
-        groups = self.moments.groups
+        (n, s, c), groups = self.moments.layout, self.moments.groups
         u = self.gy if self.w is None else self.gy * self.w
         x, u, v, ju, jv = (t.reshape((n, s, groups, c // groups)) for t in (self.x, u, v, self.output, jv))
 
@@ -131,7 +147,7 @@ class InputGradient(Op):
         centred = x - mean(x)
         r = (mean(centred * centred) + self.moments.eps) ** -0.5
         xh = centred * r
-        return (-r * (xh * mean(v * ju) + ju * mean(xh * v) + jv * mean(xh * u))).reshape((n, s, c))
+        return (-r * (xh * mean(v * ju) + ju * mean(xh * v) + jv * mean(xh * u))).reshape(self.x.shape)
 
 
 class WeightGradient(Op):
@@ -139,36 +155,37 @@ class WeightGradient(Op):
 
     keeps = ("x", "gy")
 
-    def __init__(self, moments: Moments, sums: kernels.Sums) -> None:
-        self.moments, self.sums = moments, sums
+    def __init__(self, moments: Moments, sums: kernels.Sums, shape: Shape) -> None:
+        self.moments, self.sums, self.shape = moments, sums, shape
 
     def forward(self, x: Array, gy: Array) -> Array:
-        return self.sums.weight.astype(x.dtype)
+        return self.sums.weight.astype(x.dtype).reshape(self.shape)
 
     def output_shape(self, x: Shape, gy: Shape) -> Shape:
-        return x[-1:]
+        return self.shape
 
     def backward(self, v: Tensor) -> Gradients:
         moments = self.moments
         gx = InputGradient(moments)(self.x, self.gy, v) if self.needs[0] else None
-        return gx, Normalize(moments.groups, moments.eps, moments)(self.x, v) if self.needs[1] else None
+        normalize = Normalize(moments.layout, moments.groups, moments.eps, moments)
+        return gx, normalize(self.x, v) if self.needs[1] else None
 
 
 class BiasGradient(Op):
     """gb = sum gy.  For a gradient v of gb:  ggy = v, repeated"""
 
-    def __init__(self, sums: kernels.Sums) -> None:
-        self.sums = sums
+    def __init__(self, sums: kernels.Sums, shape: Shape) -> None:
+        self.sums, self.shape = sums, shape
 
     def forward(self, gy: Array) -> Array:
-        self.shape = gy.shape
-        return self.sums.bias.astype(gy.dtype)
+        self.gy_shape = gy.shape
+        return self.sums.bias.astype(gy.dtype).reshape(self.shape)
 
     def output_shape(self, gy: Shape) -> Shape:
-        return gy[-1:]
+        return self.shape
 
     def backward(self, v: Tensor) -> Tensor:
-        return v.broadcast_to(self.shape)
+        return v.broadcast_to(self.gy_shape)
 
 
 class Standardize(Op):
@@ -184,15 +201,20 @@ class Standardize(Op):
         self.mean, self.rstd, self.relu = mean, rstd, relu
 
     def forward(self, x: Array, w: Array | None = None, b: Array | None = None) -> Array:
-        return kernels.normalize(x, self.mean[None], self.rstd[None], w, b, self.relu)
+        return _normalized(x, _as_one(x.shape), self.mean[None], self.rstd[None], w, b, self.relu)
 
     def backward(self, gy: Tensor) -> Gradients:
         if self.relu:
-            gy = _gated(gy, self.mean[None], self.rstd[None], self.x, self.w, self.b)
+            gy = _gated(gy, _as_one(gy.shape), self.mean[None], self.rstd[None], self.x, self.w, self.b)
         scale = gy.like(self.rstd)
         gx = gy * (scale if self.w is None else self.w * scale) if self.needs[0] else None
-        gw = (gy * Standardize(self.mean, self.rstd)(self.x)).sum((0, 1)) if self.needs[1] else None
-        return gx, gw, gy.sum((0, 1)) if self.needs[2] else None
+        gw = (gy * Standardize(self.mean, self.rstd)(self.x)).sum_to(self.w.shape) if self.needs[1] else None
+        return gx, gw, gy.sum_to(self.b.shape) if self.needs[2] else None
+
+
+def _as_one(shape):
+    """The layout of batch normalisation: all places of all images as those of one sample"""
+    return 1, math.prod(shape[:-1]), shape[-1]
 
 
 def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None, running_mean: Array | None = None,
@@ -238,20 +260,19 @@ def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None
             f"{op}: x of shape {x.shape} has {count} value(s) per channel, but the variance of a batch needs "
             "two or more; take a larger batch, or training=False"
         )
-    rows = x.reshape((1, count, channels))
     if not training:  # copies of the statistics: a backward pass may come after their next update
         mean, rstd = (
             running_mean.astype(np.float64),
             _reciprocal_deviation(running_var.astype(np.float64), eps),
         )
-        return Standardize(mean, rstd, relu)(rows, *parameters).reshape(x.shape)
-    normalize = Normalize(channels, eps, relu=relu, measure=measure)
-    y = normalize(rows, *parameters)
+        return Standardize(mean, rstd, relu)(x, *parameters)
+    normalize = Normalize(_as_one(x.shape), channels, eps, relu=relu, measure=measure)
+    y = normalize(x, *parameters)
     if running_mean is not None and not is_dry_run():
         mean, var, count = normalize.moments.mean[0], normalize.moments.var[0], normalize.moments.count
         running_mean += (momentum * (mean - running_mean)).astype(running_mean.dtype)
         running_var += (momentum * (var * count / (count - 1) - running_var)).astype(running_var.dtype)
-    return y.reshape(x.shape)
+    return y
 
 
 def group_norm(x: TensorLike, num_groups: int, weight: TensorLike | None = None, bias: TensorLike | None = None,
@@ -285,8 +306,7 @@ def group_norm(x: TensorLike, num_groups: int, weight: TensorLike | None = None,
         )
     _check_eps(op, eps)
     parameters = _parameters(op, x, weight, bias, (channels,), "one for each channel of x")
-    pixels = x.reshape((samples, math.prod(x.shape[1:-1]), channels))
-    return Normalize(groups, eps)(pixels, *parameters).reshape(x.shape)
+    return Normalize((samples, math.prod(x.shape[1:-1]), channels), groups, eps)(x, *parameters)
 
 
 def layer_norm(x: TensorLike, normalized_shape: int | Sequence[int], weight: TensorLike | None = None,
@@ -315,9 +335,9 @@ def layer_norm(x: TensorLike, normalized_shape: int | Sequence[int], weight: Ten
             f"{op}: normalized_shape is {lengths}, but must be the last axes of x, whose shape is {x.shape}"
         )
     _check_eps(op, eps)
-    parameters = [p.reshape(-1) for p in _parameters(op, x, weight, bias, lengths, "normalized_shape")]
+    parameters = _parameters(op, x, weight, bias, lengths, "normalized_shape")
     channels = math.prod(lengths)
-    return Normalize(1, eps)(x.reshape((x.size // channels, 1, channels)), *parameters).reshape(x.shape)
+    return Normalize((x.size // channels, 1, channels), 1, eps)(x, *parameters)
 
 
 def _parameters(op, x, weight, bias, shape, meaning):
