@@ -147,7 +147,7 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     weights_back(U, w)
     if not np.isfinite(w).all():
         return None
-    w = w if r == 3 else w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, C, O)
+    w = w if r == 3 else aligned(w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5)).reshape(4, 4, C, O)
     return w, y_sums.sum(0).astype(x.dtype) if sums_y else None
 
 
