@@ -40,7 +40,7 @@ import numpy as np
 from tinynet.kernels import depthwise, few_outputs, winograd
 from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.matmul import sum_parts
+from tinynet.kernels.matmul import sum_parts, turned
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
@@ -109,16 +109,15 @@ def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tup
     KH, KW, CG, O = w.shape
     if few_outputs.pays((KH, KW, O, CG), geometry):
         (top, _), (left, _) = geometry.padding
-        turned, before = w[::-1, ::-1].swapaxes(2, 3), (KH - 1 - top, KW - 1 - left)
-        return _finished(few_outputs.gather(y, turned, b, before, out_hw), relu, False)
+        mirrored, before = w[::-1, ::-1].swapaxes(2, 3), (KH - 1 - top, KW - 1 - left)
+        return _finished(few_outputs.gather(y, mirrored, b, before, out_hw), relu, False)
     axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
     groups, OG = geometry.groups, O // geometry.groups
     size = *out_hw, CG * groups
     if depthwise.pays(CG, OG, groups):
-        turned = w.reshape(KH, KW, CG, groups, OG).transpose(0, 1, 4, 3, 2).reshape(KH, KW, OG, groups * CG)
-        return _finished(depthwise.correlate(y, turned, b, axes, groups, size), relu, False)
-    turned = aligned(w.swapaxes(2, 3))      # the tile wants output channels, now c, side by side
-    return _correlate(y, turned, b, axes, groups, OG * CG, size, relu)
+        swapped = w.reshape(KH, KW, CG, groups, OG).transpose(0, 1, 4, 3, 2).reshape(KH, KW, OG, groups * CG)
+        return _finished(depthwise.correlate(y, swapped, b, axes, groups, size), relu, False)
+    return _correlate(y, turned(w), b, axes, groups, OG * CG, size, relu)      # the tile wants outputs, now c, abreast
 
 
 def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int],

@@ -28,6 +28,7 @@ from tinynet.typing import Array
 ROWS, COLUMNS, DEPTH = 64, 128, 256
 TASKS = 8                       # wanted at least: where a row of C is too short for so many, K is cut into parts
 SQUARE = 16                     # is turned at once: as many cache lines are read, and as many written
+FEW = 2 ** 15                   # numbers of a matrix that NumPy turns as fast
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -48,6 +49,21 @@ def sum_parts(parts: Array) -> Array:
     total = empty(parts.shape[1:], parts.dtype)
     add_parts(parts.reshape(len(parts), -1), total.reshape(-1))
     return total
+
+
+def turned(a: Array) -> Array:
+    """a (..., M, N) as (..., N, M), contiguous, from the beginning of a cache line.
+
+    >>> turned(np.array([[1.0, 2.0]]))
+    array([[1.],
+           [2.]])
+    """
+    *leading, M, N = a.shape
+    if M * N < FEW or a.swapaxes(-1, -2).flags.c_contiguous:
+        return aligned(a.swapaxes(-1, -2))
+    result = empty((math.prod(leading), 1, N, M), a.dtype)
+    turn(np.ascontiguousarray(a).reshape(-1, M, N), result)
+    return result.reshape(*leading, N, M)
 
 
 def _product(a, b):
@@ -84,7 +100,7 @@ def _in_parts(a, b, parts):
     b_steps = K * N, COLUMNS, b_k                                    # from matrix to matrix, panel to panel, k to k
     if b_column != 1:
         if M * (K + N) < K * N:
-            return _turned(_in_parts(b.swapaxes(1, 2), _turned(a), parts))
+            return turned(_in_parts(b.swapaxes(1, 2), turned(a), parts))
         panels = _panels(b.swapaxes(1, 2))
         b_flat, b_steps = panels.reshape(-1), [math.prod(panels.shape[axis:]) for axis in (1, 2, 3)]
     a_flat, a_row, a_k = _flat(a)
@@ -95,16 +111,6 @@ def _in_parts(a, b, parts):
 
 def _sum(parts):
     return parts[0] if len(parts) == 1 else sum_parts(parts)
-
-
-def _turned(a):
-    """a (batch, M, N) as (batch, N, M), contiguous"""
-    batch, M, N = a.shape
-    if a.swapaxes(1, 2).flags.c_contiguous:
-        return aligned(a.swapaxes(1, 2))
-    turned = empty((batch, 1, N, M), a.dtype)
-    turn(np.ascontiguousarray(a), turned)
-    return turned[:, 0]
 
 
 def _panels(b):
