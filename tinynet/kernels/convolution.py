@@ -240,7 +240,7 @@ def _correlate(source, weights, bias, axes, groups, group_step, size, relu=False
     rows += rows % 2 if pool else 0                          # a pooled pixel's rows belong to one task
     tables, window = _plan(axes, source.shape[1:3], size[:2], rows)
     split, floor = (rows, columns, groups, group_step), source.dtype.type(0 if relu else -np.inf)
-    epilogue = floor, places, np.int64(is_streamed(target))
+    epilogue = floor, places, np.int64(is_streamed(source, target))
     correlate(source, weights, bias, target, size, epilogue, tables, window, split, numba.get_num_threads())
     return (target, places) if pool else target
 

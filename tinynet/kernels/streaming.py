@@ -1,9 +1,9 @@
 """Writing past the caches what is too large for them.
 
 To write into memory a core first reads it: the whole line of 64 bytes, because a store might change a part of it only.
-The line then takes a place in the caches, and drives something out. For a result that is far larger than the caches
-both are in vain: it is overwritten as a whole, and nobody finds it there later on, its beginning having been driven out
-by its end. A *streaming* store says so. It sends whole lines straight to memory: a third of the traffic less for a loop
+The line then takes a place in the caches, and drives something out. Where operand and result don't fit into them, both
+are in vain: the line is overwritten as a whole, and nobody finds it there later on, as the beginning of the result has
+been driven out by its end. A *streaming* store says so. It sends whole lines straight to memory: a third of the traffic less for a loop
 that reads one array and writes another, and what the caches held stays there. (1x1, 64 channels to 64, 16 x 64 x 64
 pixels: 1.4 times as fast.)
 
@@ -26,12 +26,12 @@ def _largest_cache():
         return 1 << 25
 
 
-STREAMED = _largest_cache() // 8     # bytes; a few of them, with what other programs do, fill it
+STREAMED = _largest_cache() // 2     # bytes that a kernel reads and writes; other programs want room there, too
 
 
-def is_streamed(y: Array) -> bool:
-    """Is this result, which begins with a cache line, to be written past the caches?"""
-    return y.nbytes > STREAMED
+def is_streamed(x: Array, y: Array) -> bool:
+    """Is the result y of x, which begins with a cache line, to be written past the caches?"""
+    return x.nbytes + y.nbytes >= STREAMED
 
 
 @intrinsic

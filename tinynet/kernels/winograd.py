@@ -186,7 +186,7 @@ def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
     places = empty(y.shape, np.uint8) if pool else np.empty((0, 0, 0, 0), np.uint8)
     checks, scratch = np.zeros((tasks, LANES), x.dtype), empty(scratch_shape, x.dtype)
     bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
-    epilogue = bias, x.dtype.type(0 if relu else -np.inf), places, np.int64(is_streamed(y))
+    epilogue = bias, x.dtype.type(0 if relu else -np.inf), places, np.int64(is_streamed(x, y))
     convolve(x, U, np.zeros(columns, x.dtype), y, epilogue, source, target, grid, r, tiles, checks, scratch)
     if not np.isfinite(checks).all():
         return None
