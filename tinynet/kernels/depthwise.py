@@ -56,7 +56,8 @@ def correlate(source: Array, weights: Array, bias: Array | None, axes: Any, grou
     if side_by_side > 1:
         weights, bias = np.tile(weights, side_by_side), np.tile(bias, side_by_side)
     rows = max(1, min(ROWS, len(source) * TH // TASKS))
-    correlate_channels(source, aligned(weights), bias, target, *tables, rows, (0,) * G, np.int64(is_streamed(source, target)))
+    streams = np.int64(is_streamed(source, target))
+    correlate_channels(source, aligned(weights), bias, target, *tables, rows, (0,) * G, streams)
     return _taken(target, groups, M // groups)
 
 

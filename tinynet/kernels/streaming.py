@@ -3,9 +3,9 @@
 To write into memory a core first reads it: the whole line of 64 bytes, because a store might change a part of it only.
 The line then takes a place in the caches, and drives something out. Where operand and result don't fit into them, both
 are in vain: the line is overwritten as a whole, and nobody finds it there later on, as the beginning of the result has
-been driven out by its end. A *streaming* store says so. It sends whole lines straight to memory: a third of the traffic less for a loop
-that reads one array and writes another, and what the caches held stays there. (1x1, 64 channels to 64, 16 x 64 x 64
-pixels: 1.4 times as fast.)
+been driven out by its end. A *streaming* store says so. It sends whole lines straight to memory: a third of the traffic
+less for a loop that reads one array and writes another, and what the caches held stays there. (1x1, 64 channels to 64,
+16 x 64 x 64 pixels: 1.4 times as fast.)
 
 Of small results it would be wrong: whoever reads them next would have to fetch from memory what is in the caches now.
 """
