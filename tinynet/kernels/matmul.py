@@ -28,7 +28,7 @@ from tinynet.typing import Array
 ROWS, COLUMNS, DEPTH = 64, 128, 256
 TASKS = 8                       # wanted at least: where a row of C is too short for so many, K is cut into parts
 SQUARE = 16                     # is turned at once: as many cache lines are read, and as many written
-FEW = 2 ** 15                   # numbers of a matrix that NumPy turns as fast
+LARGE = 2 ** 15                 # numbers of a matrix; smaller ones NumPy turns as fast
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -59,7 +59,7 @@ def turned(a: Array) -> Array:
            [2.]])
     """
     *leading, M, N = a.shape
-    if M * N < FEW or a.swapaxes(-1, -2).flags.c_contiguous:
+    if M * N < LARGE or a.swapaxes(-1, -2).flags.c_contiguous:
         return aligned(a.swapaxes(-1, -2))
     result = empty((math.prod(leading), 1, N, M), a.dtype)
     turn(np.ascontiguousarray(a).reshape(-1, M, N), result)

@@ -24,7 +24,6 @@ The loop is emitted as LLVM vector instructions: left to itself, a compiler find
 """
 
 import functools
-from functools import partial
 
 import numpy as np
 from llvmlite import ir
@@ -228,7 +227,7 @@ def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, mas
         first = builder.mul(i, I64(most_rows))
         to_a, to_s, to_c = (builder.mul(first, w_step) for _, w_step, *_ in (a.steps, s.steps, c.steps))
         with builder.if_then(asks):
-            emit_loop(builder, lines, [], partial(ask, to_a))
+            emit_loop(builder, lines, [], functools.partial(ask, to_a))
         sums = [vector.load(*where) for row in s_rows for where in vectors(s, row, to_s)]
         sums = not_below(nest(0, to_a, I64(0), sums))
         vector.store_all(sums, [where for row in c_rows for where in vectors(c, row, to_c)], far[1])

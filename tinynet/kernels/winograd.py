@@ -271,8 +271,7 @@ def convolve(x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, s
 
 @inner
 def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch):
-    O, plane = len(zeros), U.shape[2]
-    C = (plane - PLANE_GAP) // O
+    C, O, plane = source[0]**2 * x.shape[3], len(zeros), U.shape[2]
     first = task * tiles
     count = min(tiles, len(x) * grid[0] * grid[1] - first)
     v_step, m_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
@@ -429,8 +428,7 @@ def add_products(x, y, parts, y_sums, zeros, source, grid, r, tiles, scratch):
 
 @inner
 def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
-    plane, O = parts.shape[3], len(zeros)
-    C = (plane - PLANE_GAP) // O
+    C, O, plane = source[0]**2 * x.shape[3], len(zeros), parts.shape[3]
     m = N + 1 - r
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
     V, D = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + d_step)]
