@@ -336,7 +336,7 @@ def _pool_rows(rows, n, first, count, pitch, floor, y, places):
         best, at = y[n, first + i].reshape(-1), places[n, first + i].reshape(-1)
         best_of_four(rows[2 * i * pitch:], rows[(2 * i + 1) * pitch:], best, at, y.shape[3])
         for k in range(best.size):
-            best[k] = floor if best[k] <= floor else best[k]
+            best[k] = floor if floor > best[k] else best[k]
 
 
 # ---- Few outputs: several pixels side by side fill the vectors ----------------------------------------------

@@ -106,7 +106,7 @@ def _copy_rows(s, c, rows, columns, floor):
         for w in range(rows[1]):
             for i in range(columns):
                 value = s[0][s[1] + h * s[2] + w * s[3] + i]
-                c[0][c[1] + h * c[2] + w * c[3] + i] = floor if value <= floor else value
+                c[0][c[1] + h * c[2] + w * c[3] + i] = floor if floor > value else value
 
 
 @intrinsic(prefer_literal=True)
@@ -164,7 +164,7 @@ def _tile_numpy(most_rows, vectors, a, b, s, c, counts, rows, columns, floor, fa
         target = view(c, h_r * c[2] + w_r * c[3], (columns,), (1,))
         results.append((target, start + np.einsum("uvk,uvki->i", window, weights)))
     for target, values in results:
-        target[...] = np.where(values <= floor, floor, values)
+        target[...] = np.where(floor > values, floor, values)
     return len(results)
 
 
@@ -204,15 +204,7 @@ def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, mas
 
         return emit_loop(builder, counts[depth], sums, body)
 
-    has_floor = builder.fcmp_ordered(">", floor, ir.Constant(floor.type, float("-inf")))
-
-    def not_below(sums):
-        """max(floor, ...), in a branch: to short sums it would add much."""
-        before, lowest = builder.block, vector.spread(floor)
-        with builder.if_then(has_floor):
-            raised, inside = [vector.maximum(one, lowest) for one in sums], builder.block
-        return [joined(builder, (one, before), (other, inside)) for one, other in zip(sums, raised, strict=True)]
-
+    lowest = vector.spread(floor)
     u, v, k = counts
     one_run = ((u, I64(1)), (v, I64(1)), (a.steps[4], I64(1)), (a.steps[1], k))      # A's rows follow each other
     asks = functools.reduce(builder.and_, [far[0], *(builder.icmp_signed("==", *pair) for pair in one_run)])
@@ -229,19 +221,11 @@ def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, mas
         with builder.if_then(asks):
             emit_loop(builder, lines, [], functools.partial(ask, to_a))
         sums = [vector.load(*where) for row in s_rows for where in vectors(s, row, to_s)]
-        sums = not_below(nest(0, to_a, I64(0), sums))
+        sums = [vector.maximum(one, lowest) for one in nest(0, to_a, I64(0), sums)]
         vector.store_all(sums, [where for row in c_rows for where in vectors(c, row, to_c)], far[1])
         return []
 
     emit_loop(builder, tiles, [], tile)
-
-
-def joined(builder, *ways):
-    """The value of the way by which this place was reached; ways = (value, the last block of that way)"""
-    phi = builder.phi(ways[0][0].type)
-    for value, block in ways:
-        phi.add_incoming(value, block)
-    return phi
 
 
 def unknown(builder, number):
@@ -321,6 +305,13 @@ class Vector:
         self.type = ir.VectorType(ir.FloatType() if self.bytes == 4 else ir.DoubleType(), self.lanes)
         self.zero = ir.Constant(self.type, [0.0] * self.lanes)
 
+    def on_stack(self, count):
+        """A place for so many vectors that lasts as long as the function runs"""
+        with self.builder.goto_entry_block():
+            place = self.builder.alloca(self.type, count)
+        place.align = VECTOR_BYTES
+        return self.builder.bitcast(place, self.type.element.as_pointer())
+
     def spread(self, number):
         """`number` in every lane"""
         return self._broadcast(number, self.type)
@@ -348,8 +339,8 @@ class Vector:
         return self.builder.fmul(x, y, flags=("contract",))
 
     def maximum(self, x, floor):
-        """x, or `floor` where x is less; NaN stays NaN"""
-        return self.builder.select(self.builder.fcmp_ordered("<=", x, floor), floor, x)
+        """x, or `floor` where that is more; NaN stays NaN: just what a processor's instruction for it does"""
+        return self.builder.select(self.builder.fcmp_ordered(">", floor, x), floor, x)
 
     def largest(self, vectors):
         """(the largest, which of them it is, as bytes): the first of equal ones; NaN beats every number"""

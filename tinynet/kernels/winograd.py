@@ -45,7 +45,7 @@ from tinynet.kernels.pooling import max_pool
 from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
 from tinynet.kernels.streaming import arrived, is_streamed
-from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, block
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, ROWS, STAY, VECTORS, block
 from tinynet.kernels.window import load_window, store_window
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
 from tinynet.shapes import Geometry
@@ -53,8 +53,10 @@ from tinynet.typing import Array, DType, Shape
 
 LANES = 16                      # float32 in a vector
 CACHE = 3 * 2**18               # bytes of the second cache for V and M
+MOST_TILES = 64
 TASKS = 8                       # a thread, if U stays in the second cache
 SUM_PLACE = N + 1               # of the point 1 along both axes, where a transform adds up all pixels of its tile
+PANEL = VECTORS * LANES         # columns of U that lie together, a tile's: else a power of two apart, in the same cache sets
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 LEAST_CHANNELS = 16             # 1.2 to 1.6 times as fast as the direct sum; 2 times from 64 on
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
@@ -202,7 +204,7 @@ def _plan(images, rows, columns, source, target, out_hw, threads):
     down, across = (-(-(size + skipped) // (s * m)) for size, skipped in zip(out_hw, before, strict=True))
     total = images * down * across
     wanted = threads * (TASKS if 4 * N * N * rows * columns <= CACHE else 1)       # each task reads all of U
-    tiles = max(8, min(64, _tiles_at_once(rows, columns, 2) // 8 * 8, -(-total // (8 * wanted)) * 8))
+    tiles = max(ROWS, min(MOST_TILES, _tiles_at_once(rows, columns, 2), -(-total // wanted)) // ROWS * ROWS)
     return (down, across), r, tiles, -(-total // tiles), _scratch_shape(tiles, rows, columns, m, threads)
 
 
@@ -222,19 +224,25 @@ def _scratch_shape(tiles, rows, columns, m, threads):
 
 @kernel
 def transform_weights(w, U):
-    """U = G w G^T for each pair of channels, the places PLANE_GAP more than their C O numbers apart"""
-    r, _, C, O = w.shape
-    for c in prange(C):
-        _transform_row(w.reshape(-1), U.reshape(-1), r, np.int64(c) * O, C * O, U.shape[2], O)
+    """U = G w G^T for each pair of channels, the places PLANE_GAP more than their C O numbers apart
+
+    The matrix of a place is cut into panels of PANEL columns, the last one perhaps of fewer, one behind the other.
+    """
+    for c in prange(w.shape[2]):
+        _transform_row(w.reshape(-1), U.reshape(-1), np.int64(c), w.shape, U.shape[2])
 
 
 @inner
-def _transform_row(w, U, r, begin, step, plane, O):
-    for o in range(begin, begin + O, LANES):
+def _transform_row(w, U, c, shape, plane):
+    r, _, C, O = shape
+    step = C * O
+    for o in range(0, O, LANES):
+        panel = o // PANEL * PANEL
+        to = panel * C + c * min(PANEL, O - panel) + o - panel
         if r == 3:
-            transform("G3", (w, o, 3 * step, step), (U, o, N * plane, plane))
+            transform("G3", (w, c * O + o, 3 * step, step), (U, to, N * plane, plane))
         else:
-            transform("G2", (w, o, 2 * step, step), (U, o, N * plane, plane))
+            transform("G2", (w, c * O + o, 2 * step, step), (U, to, N * plane, plane))
 
 
 @kernel
@@ -282,8 +290,11 @@ def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid,
     later = first + lanes * tiles
     place, later_count = _place(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
-        block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * plane, STAY, STAY, O),
-              (zeros, STAY, STAY, STAY), (M, p * m_step, STAY, O), (ONE, ONE, C), (ONE, count), O, NO_FLOOR, NEAR)
+        for o in range(0, O, PANEL):
+            width = min(PANEL, O - o)
+            block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * plane + o * C, STAY, STAY, width),
+                  (zeros, STAY, STAY, STAY), (M, p * m_step + o, STAY, O), (ONE, ONE, C), (ONE, count), width,
+                  NO_FLOOR, NEAR)
         place = _ask_for(x, place, _part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))

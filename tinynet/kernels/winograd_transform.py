@@ -29,13 +29,14 @@ convolutional neural networks, CVPR 2016 (arXiv:1509.09308).
 """
 
 import functools
+import itertools
 from fractions import Fraction
 
 import numpy as np
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.tile import I1, VECTOR_BYTES, Operand, Vector, unknown
+from tinynet.kernels.tile import I1, I64, VECTOR_BYTES, Operand, Vector, emit_loop
 from tinynet.typing import Array
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2))  # and infinity
@@ -135,7 +136,12 @@ def _transform(typing, name, source, target):
     def codegen(context, builder, signature, arguments):
         x, y = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2))
         vector = Vector(builder, signature.args[1][0].dtype)
-        _store(vector, _sandwich(vector, factors, x), y)
+
+        def store(i, lines, _):
+            _store(vector, i, *lines, y)
+            return []
+
+        _emit_sandwich(vector, factors, x, store, [])
         return context.get_dummy_value()
 
     return types.none(name, source, target), codegen
@@ -155,10 +161,14 @@ def _finish(typing, name, source, target, bias, floor, check, streams):
     def codegen(context, builder, signature, arguments):
         x, y, b, c = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2, 3, 5))
         vector = Vector(builder, signature.args[1][0].dtype)
-        values = _with_bias(vector, _sandwich(vector, factors, x), b, c)
-        floor = vector.spread(arguments[4])
-        _store(vector, [[vector.maximum(value, floor) for value in line] for line in values], y,
-               builder.trunc(arguments[6], I1))
+        bias, floor, streams = vector.load(b.at(), None), vector.spread(arguments[4]), builder.trunc(arguments[6], I1)
+
+        def finish(i, lines, total):
+            (line,), total = _with_bias(vector, lines, bias, total)
+            _store(vector, i, [vector.maximum(value, floor) for value in line], y, streams)
+            return total
+
+        _add_to(vector, c, _emit_sandwich(vector, factors, x, finish, [vector.zero]))
         return context.get_dummy_value()
 
     return types.none(name, source, target, bias, floor, check, types.intp), codegen
@@ -177,59 +187,78 @@ def _finish_pooled(typing, name, source, target, places, bias, floor, check, str
     def codegen(context, builder, signature, arguments):
         x, y, k, b, c = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2, 3, 4, 6))
         vector = Vector(builder, signature.args[1][0].dtype)
-        values = _with_bias(vector, _sandwich(vector, factors, x), b, c)
-        floor = vector.spread(arguments[5])
-        pairs = range(0, len(values), 2)
-        best = [[vector.largest([values[i + u][j + v] for u in (0, 1) for v in (0, 1)]) for j in pairs] for i in pairs]
-        _store(vector, [[vector.maximum(value, floor) for value, _ in line] for line in best], y,
-               builder.trunc(arguments[7], I1))
-        for line, ranks in zip(_places(k, len(pairs)), best, strict=True):
-            for place, (_, rank) in zip(line, ranks, strict=True):
+        bias, floor, streams = vector.load(b.at(), None), vector.spread(arguments[5]), builder.trunc(arguments[7], I1)
+
+        def finish(i, lines, total):
+            (left, right), total = _with_bias(vector, lines, bias, total)
+            best = [vector.largest([left[j], right[j], left[j + 1], right[j + 1]]) for j in range(0, len(left), 2)]
+            _store(vector, i, [vector.maximum(value, floor) for value, _ in best], y, streams)
+            for (_, rank), place in zip(best, _column(k, i, len(best)), strict=True):
                 vector.store_bytes(rank, place)
+            return total
+
+        _add_to(vector, c, _emit_sandwich(vector, factors, x, finish, [vector.zero], abreast=2))
         return context.get_dummy_value()
 
     return types.none(name, source, target, places, bias, floor, check, types.intp), codegen
 
 
-def _sandwich(vector, factors, x):
-    """M x M^T as lines of vectors: the rows first, then the columns."""
-    size = factors[-1].shape[1]
-    lines = [[vector.load(place, None) for place in line] for line in _places(x, size)]
-    for _ in range(2):
-        for factor in factors[::-1]:
-            lines = [_combine(vector, factor, line) for line in lines]
-        lines = list(zip(*lines, strict=True))
-    return lines
+def _emit_sandwich(vector, factors, x, receive, values, abreast=1):
+    """values = receive(i, [column i of M X M^T], values) for each i; with several abreast, the i-th so many columns
+
+    X M^T goes row by row to the stack, and M (X M^T) comes from there column by column. All at once it would be 36
+    vectors, which stay in no processor's registers: where there are 16 of 32 bytes, LLVM's code took three times as long.
+    """
+    builder, (P, Q) = vector.builder, (len(factors[0]), factors[-1].shape[1])
+    between = vector.on_stack(P * Q)
+
+    def multiply(values):
+        return functools.reduce(lambda values, factor: _combine(vector, factor, values), factors[::-1], values)
+
+    def row(i, _):
+        places = _line(x.at(builder.mul(i, x.steps[0])), builder, x.steps[1], Q)
+        for p, value in enumerate(multiply([vector.load(place, None) for place in places])):
+            vector.store(value, builder.gep(between, [builder.mul(builder.add(i, I64(p * Q)), I64(vector.lanes))]), None)
+        return []
+
+    def columns(i, values):
+        lines = []
+        for k in range(abreast):
+            first = builder.mul(builder.add(builder.mul(i, I64(abreast)), I64(k)), I64(Q * vector.lanes))
+            places = _line(builder.gep(between, [first]), builder, I64(vector.lanes), Q)
+            lines.append(multiply([vector.load(place, None) for place in places]))
+        return receive(i, lines, values)
+
+    emit_loop(builder, I64(Q), [], row)
+    return emit_loop(builder, I64(P // abreast), values, columns)
 
 
-def _with_bias(vector, lines, bias, check):
-    """The vectors plus the bias; their sum is added to what is at `check`."""
-    added = vector.load(bias.at(), None)
-    lines = [[vector.add(value, added) for value in line] for line in lines]
-    total = vector.load(check.at(), None)
-    for value in (functools.reduce(vector.add, line) for line in lines):
-        total = vector.add(total, value)
-    vector.store(total, check.at(), None)
-    return lines
+def _with_bias(vector, lines, bias, totals):
+    """(the lines plus the bias, [the total plus all that is in them])"""
+    lines = [[vector.add(value, bias) for value in line] for line in lines]
+    return lines, [functools.reduce(vector.add, itertools.chain(*lines), *totals)]
 
 
-def _store(vector, lines, y, streams=None):
-    places = [(place, None) for line in _places(y, len(lines)) for place in line]
-    vector.store_all([value for line in lines for value in line], places, streams)
+def _add_to(vector, place, totals):
+    vector.store(vector.add(vector.load(place.at(), None), *totals), place.at(), None)
 
 
-def _places(operand, size):
-    """The addresses of size x size places, each a step on from the one before."""
+def _store(vector, i, line, y, streams=None):
+    """Column i of y = line"""
+    vector.store_all(line, [(place, None) for place in _column(y, i, len(line))], streams)
+
+
+def _column(operand, i, size):
     builder = operand.builder
-    down, across = (unknown(builder, step) for step in operand.steps)
-    lines, start = [], operand.start
-    for _ in range(size):
-        line = [start]
-        for _ in range(size - 1):
-            line.append(builder.gep(line[-1], [across]))
-        lines.append(line)
-        start = builder.gep(start, [down])
-    return lines
+    return _line(operand.at(builder.mul(i, operand.steps[1])), builder, operand.steps[0], size)
+
+
+def _line(place, builder, step, size):
+    """The addresses of so many places, each a step on from the one before."""
+    places = [place]
+    for _ in range(size - 1):
+        places.append(builder.gep(places[-1], [step]))
+    return places
 
 
 def _combine(vector, matrix, values):
