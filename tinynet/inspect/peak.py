@@ -9,8 +9,9 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
+from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import FLAGS
-from tinynet.kernels.tile import NEAR, NO_FLOOR, ROWS, VECTOR_BYTES, VECTORS, block
+from tinynet.kernels.tile import NEAR, NO_FLOOR, ROWS, VECTORS, block
 
 COLUMNS = VECTORS * VECTOR_BYTES // 4  # of the register tile in float32
 DEPTH = 192  # products in each sum: A and B together are some 30 KB, which the first cache holds

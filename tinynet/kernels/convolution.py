@@ -39,13 +39,14 @@ import numpy as np
 
 from tinynet.kernels import depthwise, few_outputs, winograd
 from tinynet.kernels.activation import relu as rectified
+from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts, turned
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
 from tinynet.kernels.streaming import arrived, is_streamed
-from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, VECTOR_BYTES, block
+from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, block
 from tinynet.kernels.window import load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from tinynet.kernels.depthwise_tile import PIXELS, pixel_tile, weight_tile
+from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.streaming import arrived, is_streamed
-from tinynet.kernels.tile import VECTOR_BYTES
 from tinynet.typing import Array
 
 LARGEST = 8                     # channels of a group, for which this pays: half a vector of float32

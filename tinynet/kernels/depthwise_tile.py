@@ -10,7 +10,8 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.tile import I32, I64, VECTOR_BYTES, Operand, Vector, emit_loop, row_offsets
+from tinynet.kernels.emit import I32, I64, VECTOR_BYTES, Operand, Vector, emit_loop
+from tinynet.kernels.tile import row_offsets
 
 PIXELS, VECTORS = 4, 4          # of a tile
 TAPS = 3                        # in a row, for which a tile is made that loads each vector of x once: those of 3x3
@@ -23,7 +24,7 @@ def _pixel_tile(typing, group, x, w, b, y, taps, pixels, columns, streams):
 
     group: a tuple of G; x = (array, offset, step of p, of u, of v), w = (array, offset, step of u, of v, of k),
     b = (array, offset), y = (array, offset, step of p); pixels, columns: how many there are. Missing pixels are
-    computed as copies of the last, missing columns are masked. streams = 1: y is written past the caches (streaming.py)
+    computed as copies of the last, missing columns are left out. streams = 1: y is written past the caches (streaming.py)
     where its vectors are whole cache lines.
     """
     G = len(group)
@@ -43,7 +44,7 @@ def _pixel_tile(typing, group, x, w, b, y, taps, pixels, columns, streams):
                 else:
                     _emit_pixels(builder, vector, G, *operands, taps, pixels, [None] * wide, streams)
             with otherwise:
-                _emit_pixels(builder, vector, G, *operands, taps, pixels, [vector.mask(columns)], None)
+                _emit_pixels(builder, vector, G, *operands, taps, pixels, [vector.part(columns)], None)
         return builder.select(is_wide, many, I64(vector.lanes))
 
     return types.intp(group, x, w, b, y, taps, types.intp, types.intp, types.intp), codegen
@@ -64,13 +65,13 @@ def _weight_tile(typing, group, x, y, w, taps, pixels, columns):
         taps, (pixels, columns) = [builder.extract_value(arguments[4], i) for i in range(3)], arguments[5:]
         vector = Vector(builder, signature.args[1][0].dtype)
 
-        def emit(mask):
-            if G == 1 and mask is None:
+        def emit(part):
+            if G == 1 and part is None:
                 _emit_whole_weights(builder, vector, x, y, w, taps, pixels)
             else:
-                _emit_weights(builder, vector, G, x, y, w, taps, pixels, mask)
+                _emit_weights(builder, vector, G, x, y, w, taps, pixels, part)
 
-        _whole_or_masked(builder, vector, columns, emit)
+        _whole_or_part(builder, vector, columns, emit)
         return builder.select(builder.icmp_signed("<", taps[2], I64(most)), taps[2], I64(most))
 
     return types.intp(group, x, y, w, taps, types.intp, types.intp), codegen
@@ -81,20 +82,20 @@ def _taps_at_once(G):
     return min(9, SUMS // G)
 
 
-def _whole_or_masked(builder, vector, columns, emit):
+def _whole_or_part(builder, vector, columns, emit):
     with builder.if_else(builder.icmp_signed(">=", columns, I64(vector.lanes))) as (then, otherwise):
         with then:
             emit(None)
         with otherwise:
-            emit(vector.mask(columns))
+            emit(vector.part(columns))
 
 
-def _emit_pixels(builder, vector, G, x, w, b, y, taps, pixels, masks, streams):
+def _emit_pixels(builder, vector, G, x, w, b, y, taps, pixels, parts, streams):
     steps = [(I64(0), each.steps[0]) for each in (x, y)]
     x_rows, y_rows = row_offsets(builder, PIXELS, (I64(0), pixels, pixels), steps)
 
     def vectors(operand, *offsets):
-        return [(operand.at(*offsets, I64(i * vector.lanes)), mask) for i, mask in enumerate(masks)]
+        return [(operand.at(*offsets, I64(i * vector.lanes)), part) for i, part in enumerate(parts)]
 
     def down(u, sums):
         return emit_loop(builder, taps[1], sums, lambda v, sums: step(u, v, sums))
@@ -155,20 +156,20 @@ def _emit_neighbours(builder, vector, x, w, b, y, taps_u, streams):
     vector.store_all(sums, [(place, None) for rows in places(y, PIXELS, y.steps[0]) for place in rows], streams)
 
 
-def _emit_weights(builder, vector, G, x, y, w, taps, pixels, mask):
+def _emit_weights(builder, vector, G, x, y, w, taps, pixels, part):
     x_rows, w_rows = row_offsets(builder, _taps_at_once(G), taps, [each.steps[:2] for each in (x, w)])
 
     def step(p, sums):
         """One pixel: a vector of y, which meets a vector of x for each tap in G ways."""
-        pixel = vector.load(y.at(builder.mul(p, y.steps[0])), mask)
-        windows = [vector.load(x.at(row, builder.mul(p, x.steps[2])), mask) for row in x_rows]
+        pixel = vector.load(y.at(builder.mul(p, y.steps[0])), part)
+        windows = [vector.load(x.at(row, builder.mul(p, x.steps[2])), part) for row in x_rows]
         factors = [_all_take(builder, vector, G, window, k) for window in windows for k in range(G)]
         return [vector.multiply_add(factor, pixel, one) for factor, one in zip(factors, sums, strict=True)]
 
     places = [w.at(row, builder.mul(I64(k), w.steps[2])) for row in w_rows for k in range(G)]
-    sums = emit_loop(builder, pixels, [vector.load(place, mask) for place in places], step)
+    sums = emit_loop(builder, pixels, [vector.load(place, part) for place in places], step)
     for one, place in zip(sums, places, strict=True):
-        vector.store(one, place, mask)
+        vector.store(one, place, part)
 
 
 def _emit_whole_weights(builder, vector, x, y, w, taps, pixels):

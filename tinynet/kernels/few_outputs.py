@@ -13,9 +13,10 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
+from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, emit_loop
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
-from tinynet.kernels.tile import I64, NEXT, NO_FLOOR, ONE, STAY, VECTOR_BYTES, VECTORS, Operand, block, emit_loop
+from tinynet.kernels.tile import NEXT, NO_FLOOR, ONE, STAY, block
 from tinynet.kernels.window import clear, copy
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, Shape
@@ -23,13 +24,14 @@ from tinynet.typing import Array, Shape
 ROWS = 16                       # of pixels a task
 MOST = 4                        # outputs: a pixel of y is a short vector
 LEAST_INPUTS = 16               # channels of x, for which this pays
+MOST_COLUMNS = 2 * VECTOR_BYTES // 4
 
 
 def pays(w_shape: Shape, geometry: Geometry) -> bool:
     """Is it such a convolution? w_shape = (KH, KW, inputs, outputs)"""
     KH, KW, inputs, outputs = w_shape
     return (geometry.stride == geometry.dilation == (1, 1) and geometry.groups == 1 and outputs <= MOST
-            and inputs >= LEAST_INPUTS and KH * KW > 1 and KH * KW * outputs <= VECTORS * VECTOR_BYTES // 4)
+            and inputs >= LEAST_INPUTS and KH * KW > 1 and KH * KW * outputs <= MOST_COLUMNS)
 
 
 def gather(x: Array, w: Array, b: Array | None, padding: tuple[int, int], out_hw: tuple[int, int]) -> Array:

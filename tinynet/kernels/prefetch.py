@@ -7,8 +7,8 @@ To ask costs one instruction and changes nothing but time: addresses that don't 
 from numba import config, types
 from numba.extending import intrinsic
 
+from tinynet.kernels.emit import Operand, emit_prefetch
 from tinynet.kernels.jit import inner
-from tinynet.kernels.tile import Operand, emit_prefetch
 
 LINE = 64                       # bytes that come at once
 

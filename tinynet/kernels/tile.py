@@ -26,21 +26,20 @@ The loop is emitted as LLVM vector instructions: left to itself, a compiler find
 import functools
 
 import numpy as np
-from llvmlite import ir
 from numba import config, types
-from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
+from tinynet.kernels.emit import (
+    I64,
+    VECTOR_BYTES,
+    Operand,
+    Vector,
+    emit_loop,
+    emit_prefetch,
+    has_wide_registers,
+    unknown,
+)
 from tinynet.kernels.jit import inner
-
-VECTOR_BYTES = 64               # of a vector in the emitted code; LLVM cuts it up where registers are smaller
-
-
-def _has_wide_registers():
-    """Will numba's code be for 32 registers of 64 bytes (AVX-512)?"""
-    features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
-    return "+avx512f" in features.split(",")
-
 
 # Sums, plus a step's vectors of B, plus the number of A that is just in use, must fit into the registers:
 #   AVX-512  32 registers of 64 bytes   8 rows x 2 vectors of 1 register:  16 sums + 2 + 1 = 19
@@ -48,10 +47,10 @@ def _has_wide_registers():
 #   NEON     32 registers of 16 bytes   6 rows x 1 vector of 4 registers:  24 sums + 4 + 1 = 29
 # There must also be enough of them: a multiply-add takes 4 cycles and 2 begin in each, so that fewer than 8
 # sums would have to wait for themselves. (In LLVM's code for each of the three, the loop over k has just these
-# multiply-adds and loads: no sum leaves its register. NEON's has been read, but not run. It has no masks, so that
+# multiply-adds and loads: no sum leaves its register. NEON's has been read, but not run. It has no masked loads, so that
 # missing columns cost it a branch each.)
-ROWS, VECTORS = (8, 2) if _has_wide_registers() else (6, 1)
-FLAT_ROWS, FLAT_VECTORS = (4, 4) if _has_wide_registers() else (4, 1)       # where there are no more rows
+ROWS, VECTORS = (8, 2) if has_wide_registers() else (6, 1)
+FLAT_ROWS, FLAT_VECTORS = (4, 4) if has_wide_registers() else (4, 1)       # where there are no more rows
 
 # Steps to write into an operand, and a count: for the literals 0 and 1, numba would compile one block() a
 # combination.
@@ -116,7 +115,7 @@ def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns, floor, 
     rows = (w of the first row, how many w, how many rows are left), columns = how many columns are left. As many tiles
     as fit into the rest of the line, or one that goes on in the next line. If fewer rows are left than fit, the missing
     ones are computed as copies of the last and written onto it, the same values again: that is cheaper than to ask.
-    Missing columns are masked.
+    Missing columns are neither read nor written.
     """
     if not isinstance(most_rows, types.IntegerLiteral) or not isinstance(vectors, types.IntegerLiteral):
         return None
@@ -139,8 +138,8 @@ def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns, floor, 
                 far = a_is_far, builder.and_(c_is_far, vector.is_lined_up(operands[3]))
                 _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, [None] * width, floor, far)
             with otherwise:
-                masks = [vector.mask(builder.sub(columns, I64(i * vector.lanes))) for i in range(width)]
-                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, masks, floor, (a_is_far, None))
+                parts = [vector.part(builder.sub(columns, I64(i * vector.lanes))) for i in range(width)]
+                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, parts, floor, (a_is_far, None))
         done = builder.mul(tiles, I64(height))
         return builder.select(builder.icmp_signed("<", left, done), left, done)
 
@@ -173,16 +172,13 @@ tile = _tile_numpy if config.DISABLE_JIT else _tile
 
 # ---- What the tile emits, from the whole down to its parts -------------------------------------------------
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
-
-
-def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, masks, floor, far):
+def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, parts, floor, far):
     """For each tile: ask for a later A, load the sums from S, let u, v and k run, store the sums to C."""
     a_rows, s_rows, c_rows = row_offsets(builder, most_rows, rows, (a.steps, s.steps, c.steps))
 
     def vectors(operand, *offsets):
-        """the addresses of the vectors side by side from there on, each with its mask"""
-        return [(operand.at(*offsets, I64(i * vector.lanes)), mask) for i, mask in enumerate(masks)]
+        """the addresses of the vectors side by side from there on, each with the part of it that there is"""
+        return [(operand.at(*offsets, I64(i * vector.lanes)), part) for i, part in enumerate(parts)]
 
     def step(a_offset, b_offset, sums):
         """One k: the number of A of each row times each vector of B."""
@@ -228,15 +224,6 @@ def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, mas
     emit_loop(builder, tiles, [], tile)
 
 
-def unknown(builder, number):
-    """The same number, of which LLVM thinks that it could be another one each time.
-
-    Or else it would compute all addresses before a loop: more than there are registers, each then to be loaded.
-    """
-    same = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0", side_effect=True)
-    return builder.call(same, [number])
-
-
 def row_offsets(builder, most_rows, rows, steps):
     """How far each operand's rows are from its first. After an h's last w comes the next one's first."""
     w, width, left = rows
@@ -252,169 +239,3 @@ def row_offsets(builder, most_rows, rows, steps):
             row.append(builder.select(exists, following, row[-1]))    # a missing row is where the last one is
         w = builder.select(at_end, I64(0), w)
     return offsets
-
-
-def emit_loop(builder, count, values, body):
-    """for i in range(count): values = body(i, values)        count >= 1; the values stay in registers"""
-    before = builder.block
-    inside, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
-    builder.branch(inside)
-    builder.position_at_end(inside)
-    i = builder.phi(I64)
-    current = [builder.phi(value.type) for value in values]
-    new = body(i, current)
-    next_i = builder.add(i, I64(1))
-    for phi, first, following in zip([i, *current], [I64(0), *values], [next_i, *new], strict=True):
-        phi.add_incoming(first, before)
-        phi.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_signed("<", next_i, count), inside, after)
-    builder.position_at_end(after)
-    return new
-
-
-def emit_prefetch(builder, address):
-    """Ask for the line of memory there, into the second cache; an address that does not exist is ignored."""
-    name = "llvm.prefetch.p0"
-    function = builder.module.globals.get(name) or ir.Function(
-        builder.module, ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32]), name)
-    builder.call(function, [address, I32(0), I32(2), I32(1)])       # to read; to keep a while; data, not code
-
-
-class Operand:
-    """(array, offset, steps...): a pointer to where it begins, and the steps."""
-
-    def __init__(self, context, builder, type_, value):
-        array, offset, *self.steps = (builder.extract_value(value, i) for i in range(len(type_)))
-        self.builder = builder
-        self.start = builder.gep(context.make_array(type_[0])(context, builder, array).data, [offset])
-
-    def at(self, *offsets):
-        address = self.start
-        for offset in offsets:
-            address = self.builder.gep(address, [offset])
-        return address
-
-
-class Vector:
-    """The vector operations for one element type."""
-
-    def __init__(self, builder, dtype):
-        self.builder = builder
-        self.bytes = dtype.bitwidth // 8
-        self.lanes = VECTOR_BYTES // self.bytes
-        self.type = ir.VectorType(ir.FloatType() if self.bytes == 4 else ir.DoubleType(), self.lanes)
-        self.zero = ir.Constant(self.type, [0.0] * self.lanes)
-
-    def on_stack(self, count):
-        """A place for so many vectors that lasts as long as the function runs"""
-        with self.builder.goto_entry_block():
-            place = self.builder.alloca(self.type, count)
-        place.align = VECTOR_BYTES
-        return self.builder.bitcast(place, self.type.element.as_pointer())
-
-    def spread(self, number):
-        """`number` in every lane"""
-        return self._broadcast(number, self.type)
-
-    def _broadcast(self, number, type_):
-        undefined = ir.Constant(type_, ir.Undefined)
-        first = self.builder.insert_element(undefined, number, I32(0))
-        all_first = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(first, undefined, all_first)
-
-    def multiply_add(self, x, y, z):
-        """x * y + z, which "contract" allows to be one instruction"""
-        return self.builder.fadd(self.builder.fmul(x, y, flags=("contract",)), z, flags=("contract",))
-
-    def constant(self, number):
-        return ir.Constant(self.type, [float(number)] * self.lanes)
-
-    def add(self, x, y):
-        return self.builder.fadd(x, y, flags=("contract",))
-
-    def subtract(self, x, y):
-        return self.builder.fsub(x, y, flags=("contract",))
-
-    def multiply(self, x, y):
-        return self.builder.fmul(x, y, flags=("contract",))
-
-    def maximum(self, x, floor):
-        """x, or `floor` where that is more; NaN stays NaN: just what a processor's instruction for it does"""
-        return self.builder.select(self.builder.fcmp_ordered(">", floor, x), floor, x)
-
-    def largest(self, vectors):
-        """(the largest, which of them it is, as bytes): the first of equal ones; NaN beats every number"""
-        best, ranks = vectors[0], self._bytes(0)
-        for rank, vector in enumerate(vectors[1:], 1):
-            is_nan = self.builder.fcmp_unordered("uno", vector, vector)
-            beats = self.builder.or_(self.builder.fcmp_ordered(">", vector, best), is_nan)
-            best = self.builder.select(beats, vector, best)
-            ranks = self.builder.select(beats, self._bytes(rank), ranks)
-        return best, ranks
-
-    def _bytes(self, value):
-        return ir.Constant(ir.VectorType(ir.IntType(8), self.lanes), [value] * self.lanes)
-
-    def store_bytes(self, value, address):
-        address = self.builder.bitcast(address, value.type.as_pointer())
-        self.builder.store(value, address, align=1)
-
-    def mask(self, count):
-        """true in the first `count` lanes
-
-        It compares integers as wide as the elements: of others, LLVM would convert the mask in each step of the
-        loop where registers have 32 bytes.
-        """
-        integer = ir.IntType(8 * self.bytes)
-        count = count if integer == I64 else self.builder.trunc(count, integer)
-        type_ = ir.VectorType(integer, self.lanes)
-        numbers = ir.Constant(type_, list(range(self.lanes)))
-        return self.builder.icmp_signed("<", numbers, self._broadcast(count, type_))
-
-    def load(self, address, mask):
-        """Masked lanes are 0, and their memory is not touched."""
-        address = self.builder.bitcast(address, self.type.as_pointer())
-        if mask is None:
-            return self.builder.load(address, align=self.bytes)
-        load = self._masked("load", self.type, [address.type, I32, mask.type, self.type])
-        return self.builder.call(load, [address, I32(self.bytes), mask, self.zero])
-
-    def store(self, value, address, mask):
-        address = self.builder.bitcast(address, self.type.as_pointer())
-        if mask is None:
-            self.builder.store(value, address, align=self.bytes)
-        else:
-            store = self._masked("store", ir.VoidType(), [self.type, address.type, I32, mask.type])
-            self.builder.call(store, [value, address, I32(self.bytes), mask])
-
-    def is_lined_up(self, operand):
-        """Does the operand begin with a cache line, and each of its steps lead to the beginning of another?"""
-        builder = self.builder
-        steps = [builder.mul(step, I64(self.bytes)) for step in operand.steps]
-        places = [builder.ptrtoint(operand.start, I64), *steps]
-        within_line = builder.and_(functools.reduce(builder.or_, places), I64(VECTOR_BYTES - 1))
-        return builder.icmp_signed("==", within_line, I64(0))
-
-    def store_all(self, values, places, streams):
-        """values to places = [(address, mask)]; if `streams` is true, past the caches (streaming.py). None: never."""
-        if streams is None:
-            return self._store_each(values, places)
-        with self.builder.if_else(streams) as (past_the_caches, otherwise):
-            with past_the_caches:
-                hint = self.builder.module.add_metadata([I32(1)])
-                for value, (address, _) in zip(values, places, strict=True):
-                    address = self.builder.bitcast(address, self.type.as_pointer())
-                    self.builder.store(value, address, align=VECTOR_BYTES).set_metadata("nontemporal", hint)
-            with otherwise:
-                self._store_each(values, places)
-
-    def _store_each(self, values, places):
-        for value, place in zip(values, places, strict=True):
-            self.store(value, *place)
-
-    def _masked(self, verb, result, arguments):
-        module = self.builder.module
-        name = f"llvm.masked.{verb}.v{self.lanes}f{8 * self.bytes}.p0"
-        if name not in module.globals:
-            ir.Function(module, ir.FunctionType(result, arguments), name)
-        return module.globals[name]

@@ -10,9 +10,10 @@ with a batch of one image has these three: its input gradient, the layer itself,
 """
 import numpy as np
 
+from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
-from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, VECTOR_BYTES, tile
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, tile
 from tinynet.typing import Array
 
 FEW = 4                         # rows of a

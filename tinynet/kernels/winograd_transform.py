@@ -36,7 +36,7 @@ import numpy as np
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.tile import I1, I64, VECTOR_BYTES, Operand, Vector, emit_loop
+from tinynet.kernels.emit import I1, I64, VECTOR_BYTES, Operand, Vector, emit_loop
 from tinynet.typing import Array
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2))  # and infinity
