@@ -46,6 +46,7 @@ from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
 from tinynet.kernels.streaming import arrived, is_streamed
+from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, block
 from tinynet.kernels.window import load_window
 from tinynet.shapes import Geometry
@@ -154,7 +155,7 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     parts = zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // rows))), *shape), x.dtype)
     columns = _columns_per_task(O // groups, len(parts))
     window = _window(x, y, kernel_hw, geometry, rows)
-    add_weights(x, y, parts, window, columns, is_narrow, numba.get_num_threads())
+    add_weights(x, y, parts, window, columns, is_narrow, numba.get_num_threads(), none_taken())
     w = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if is_narrow else w
     return w, sum_rows(y.reshape(-1, O)) if sums_y else None
@@ -242,14 +243,15 @@ def _correlate(source, weights, bias, axes, groups, group_step, size, relu=False
     tables, window = _plan(axes, source.shape[1:3], size[:2], rows)
     split, floor = (rows, columns, groups, group_step), source.dtype.type(0 if relu else -np.inf)
     epilogue = floor, places, np.int64(is_streamed(source, target))
-    correlate(source, weights, bias, target, size, epilogue, tables, window, split, numba.get_num_threads())
+    correlate(source, weights, bias, target, size, epilogue, tables, window, split, numba.get_num_threads(),
+              none_taken())
     return (target, places) if pool else target
 
 
 # ---- Gather and scatter: the loops -------------------------------------------------------------------------
 
 @kernel
-def correlate(source, weights, bias, target, size, epilogue, tables, window, split, lanes):
+def correlate(source, weights, bias, target, size, epilogue, tables, window, split, lanes, taken):
     """A task is some columns of a block of rows of an image; its bits are the same in whichever lane.
 
     size is the target's, (TH, TW, M). epilogue = (floor, places, streams): target = max(..., floor), of which every 2x2
@@ -262,13 +264,15 @@ def correlate(source, weights, bias, target, size, epilogue, tables, window, spl
     blocks = len(tables[2])
     splits = (M // groups + columns - 1) // columns
     pooled_rows = rows if epilogue[1].size else 0
-    for lane in prange(lanes):
+    for _ in prange(lanes):
         scratch = np.empty(height * width * source.shape[3], source.dtype)
         before_pooling = np.empty(pooled_rows * TW * M, source.dtype)
-        for task in range(np.int64(lane), len(source) * blocks * splits, lanes):
+        task = take(taken)
+        while task < len(source) * blocks * splits:
             place = task // splits // blocks, task // splits % blocks, task % splits * columns
             _correlate_rows(place, scratch, before_pooling, source, weights, bias, target, size, epilogue, tables,
                             window, split)
+            task = take(taken)
         arrived()
 
 
@@ -411,15 +415,17 @@ def _window(x, y, kernel_hw, geometry, rows):
 
 
 @kernel
-def add_weights(x, y, parts, window, columns, is_narrow, lanes):
+def add_weights(x, y, parts, window, columns, is_narrow, lanes, taken):
     """parts[p] += the sum over the p-th part of all blocks of rows of y; a task is some columns of a part"""
     _, _, _, _, _, _, _, _, groups, _, width, height = window
     splits = (y.shape[3] // groups + columns - 1) // columns
-    for lane in prange(lanes):
+    for _ in prange(lanes):
         scratch = np.empty(height * width * x.shape[3], x.dtype)
-        for task in range(np.int64(lane), len(parts) * splits, lanes):
+        task = take(taken)
+        while task < len(parts) * splits:
             p, o = task // splits, task % splits * columns
             _add_part(x, y, parts, p, o, columns, is_narrow, scratch, window)
+            task = take(taken)
 
 
 @inner

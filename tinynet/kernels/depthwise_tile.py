@@ -24,8 +24,8 @@ def _pixel_tile(typing, group, x, w, b, y, taps, pixels, columns, streams):
 
     group: a tuple of G; x = (array, offset, step of p, of u, of v), w = (array, offset, step of u, of v, of k),
     b = (array, offset), y = (array, offset, step of p); pixels, columns: how many there are. Missing pixels are
-    computed as copies of the last, missing columns are left out. streams = 1: y is written past the caches (streaming.py)
-    where its vectors are whole cache lines.
+    computed as copies of the last, missing columns are left out. streams = 1: y is written past the caches
+    (streaming.py) where its vectors are whole cache lines.
     """
     G = len(group)
 

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, emit_loop
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
+from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEXT, NO_FLOOR, ONE, STAY, block
 from tinynet.kernels.window import clear, copy
 from tinynet.shapes import Geometry
@@ -52,23 +53,26 @@ def gather(x: Array, w: Array, b: Array | None, padding: tuple[int, int], out_hw
     start[:O] = 0 if b is None else b
     y = empty((len(x), *out_hw, O), x.dtype)
     window = KH, KW, *padding
-    add_shifted(np.ascontiguousarray(x), weights, np.zeros(columns, x.dtype), start, y, window, numba.get_num_threads())
+    add_shifted(np.ascontiguousarray(x), weights, np.zeros(columns, x.dtype), start, y, window, numba.get_num_threads(),
+                none_taken())
     return y
 
 
 @kernel
-def add_shifted(x, weights, nothing, start, y, window, lanes):
+def add_shifted(x, weights, nothing, start, y, window, lanes, taken):
     """A task is a block of rows of an image; its bits are the same in whichever lane."""
     KH, KW, _, _ = window
     _, OH, OW, O = y.shape
     blocks = (OH + ROWS - 1) // ROWS
     pitch = (OW + KW - 1) * weights.shape[1]
-    for lane in prange(lanes):
+    for _ in prange(lanes):
         # the last vectors reach beyond the last pixel
         products, line = np.empty((ROWS + KH - 1) * pitch + MOST, x.dtype), np.empty(OW * O + MOST, x.dtype)
-        for task in range(np.int64(lane), len(x) * blocks, lanes):
+        task = take(taken)
+        while task < len(x) * blocks:
             place = task // blocks, task % blocks * ROWS
             _add_rows(place, x, weights, nothing, start, y, window, products, line)
+            task = take(taken)
 
 
 @inner

@@ -47,8 +47,8 @@ from tinynet.kernels.jit import inner
 #   NEON     32 registers of 16 bytes   6 rows x 1 vector of 4 registers:  24 sums + 4 + 1 = 29
 # There must also be enough of them: a multiply-add takes 4 cycles and 2 begin in each, so that fewer than 8
 # sums would have to wait for themselves. (In LLVM's code for each of the three, the loop over k has just these
-# multiply-adds and loads: no sum leaves its register. NEON's has been read, but not run. It has no masked loads, so that
-# missing columns cost it a branch each.)
+# multiply-adds and loads: no sum leaves its register. NEON's has been read, but not run. It has no masked loads,
+# so that missing columns cost it a branch each.)
 ROWS, VECTORS = (8, 2) if has_wide_registers() else (6, 1)
 FLAT_ROWS, FLAT_VECTORS = (4, 4) if has_wide_registers() else (4, 1)       # where there are no more rows
 

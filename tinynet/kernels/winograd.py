@@ -45,6 +45,7 @@ from tinynet.kernels.pooling import max_pool
 from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
 from tinynet.kernels.streaming import arrived, is_streamed
+from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, ROWS, STAY, VECTORS, block
 from tinynet.kernels.window import load_window, store_window
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
@@ -53,10 +54,10 @@ from tinynet.typing import Array, DType, Shape
 
 LANES = 16                      # float32 in a vector
 CACHE = 3 * 2**18               # bytes of the second cache for V and M
-MOST_TILES = 64
+MOST_TILES = 64                 # of a task
 TASKS = 8                       # a thread, if U stays in the second cache
 SUM_PLACE = N + 1               # of the point 1 along both axes, where a transform adds up all pixels of its tile
-PANEL = VECTORS * LANES         # columns of U that lie together, a tile's: else a power of two apart, in the same cache sets
+PANEL = VECTORS * LANES         # columns of U that lie together, a tile's; else they'd meet in the same cache sets
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 LEAST_CHANNELS = 16             # 1.2 to 1.6 times as fast as the direct sum; 2 times from 64 on
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
@@ -143,7 +144,7 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     y_sums = np.empty((len(parts), O))
     tiles = min(tiles, total)
     scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
-    add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch)
+    add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = empty((r, r, rows, O), x.dtype)
     weights_back(U, w)
@@ -189,7 +190,8 @@ def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
     checks, scratch = np.zeros((tasks, LANES), x.dtype), empty(scratch_shape, x.dtype)
     bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
     epilogue = bias, x.dtype.type(0 if relu else -np.inf), places, np.int64(is_streamed(x, y))
-    convolve(x, U, np.zeros(columns, x.dtype), y, epilogue, source, target, grid, r, tiles, checks, scratch)
+    convolve(x, U, np.zeros(columns, x.dtype), y, epilogue, source, target, grid, r, tiles, checks, scratch,
+             none_taken())
     if not np.isfinite(checks).all():
         return None
     return (y, places) if pool else y
@@ -263,7 +265,7 @@ def _row_back(U, w, r, begin, plane, step, O):
 
 
 @kernel
-def convolve(x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch):
+def convolve(x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch, taken):
     """A task is a block of tiles; its bits are the same in whichever lane.
 
     epilogue = (bias, floor, places, streams): y = max(... + bias, floor), of which every 2x2 pixels only the largest
@@ -271,9 +273,11 @@ def convolve(x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, s
     not finite if any of it isn't.
     """
     for lane in prange(len(scratch)):
-        for task in range(np.int64(lane), len(checks), len(scratch)):
+        task = take(taken)
+        while task < len(checks):
             _convolve_tiles(task, len(scratch), x, U, zeros, y, epilogue, source, target, grid, r, tiles,
                             checks.reshape(-1), scratch[lane])
+            task = take(taken)
         arrived()
 
 
@@ -430,11 +434,13 @@ def _next(n, row, column, grid):
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 @kernel
-def add_products(x, y, parts, y_sums, zeros, source, grid, r, tiles, scratch):
+def add_products(x, y, parts, y_sums, zeros, source, grid, r, tiles, scratch, taken):
     """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place; y_sums[k] of y's pixels"""
     for lane in prange(len(scratch)):
-        for k in range(np.int64(lane), len(parts), len(scratch)):
+        k = take(taken)
+        while k < len(parts):
             _add_part(k, x, y, parts, y_sums[k], zeros, source, grid, r, tiles, scratch[lane])
+            k = take(taken)
 
 
 @inner

@@ -206,8 +206,8 @@ def _finish_pooled(typing, name, source, target, places, bias, floor, check, str
 def _emit_sandwich(vector, factors, x, receive, values, abreast=1):
     """values = receive(i, [column i of M X M^T], values) for each i; with several abreast, the i-th so many columns
 
-    X M^T goes row by row to the stack, and M (X M^T) comes from there column by column. All at once it would be 36
-    vectors, which stay in no processor's registers: where there are 16 of 32 bytes, LLVM's code took three times as long.
+    X M^T goes row by row to the stack, and M (X M^T) comes from there column by column. All at once would be 36
+    vectors, more than there are registers: where these are 16 of 32 bytes, LLVM's code took three times as long.
     """
     builder, (P, Q) = vector.builder, (len(factors[0]), factors[-1].shape[1])
     between = vector.on_stack(P * Q)
@@ -218,7 +218,8 @@ def _emit_sandwich(vector, factors, x, receive, values, abreast=1):
     def row(i, _):
         places = _line(x.at(builder.mul(i, x.steps[0])), builder, x.steps[1], Q)
         for p, value in enumerate(multiply([vector.load(place, None) for place in places])):
-            vector.store(value, builder.gep(between, [builder.mul(builder.add(i, I64(p * Q)), I64(vector.lanes))]), None)
+            at = builder.mul(builder.add(i, I64(p * Q)), I64(vector.lanes))
+            vector.store(value, builder.gep(between, [at]), None)
         return []
 
     def columns(i, values):
