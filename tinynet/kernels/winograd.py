@@ -18,7 +18,7 @@ in which X and Y are the images, or images *folded*: 2x2 pixels as one with four
 For a block of tiles, few enough to stay in the second cache, or nearly so (_tiles_at_once):
 
     V[p] = (B^T X B)[p]    tiles x channels of x, at each of the 36 places p
-    M[p] = V[p] U[p]       a matrix product, on the register tile; U = G w G^T is made once
+    M[p] = V[p] U[p]       a matrix product (winograd_product.py); U = G w G^T is made once
     Y    = A^T M A         the tiles of y, plus the bias; and there too, before they are written, ReLU and 2x2 pooling
 
 The weight gradient is the adjoint, step by step: dU[p] = V[p]^T (A gy A^T)[p], summed over all tiles, gw = G^T dU G.
@@ -46,8 +46,9 @@ from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, ROWS, STAY, VECTORS, block
+from tinynet.kernels.tile import ONE, ROWS, STAY
 from tinynet.kernels.window import load_window, store_window
+from tinynet.kernels.winograd_product import PANEL, multiply
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, DType, Shape
@@ -57,7 +58,6 @@ CACHE = 3 * 2**18               # bytes of the second cache for V and M
 MOST_TILES = 64                 # of a task
 TASKS = 8                       # a thread, if U stays in the second cache
 SUM_PLACE = N + 1               # of the point 1 along both axes, where a transform adds up all pixels of its tile
-PANEL = VECTORS * LANES         # columns of U that lie together, a tile's; else they'd meet in the same cache sets
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 LEAST_CHANNELS = 16             # 1.2 to 1.6 times as fast as the direct sum; 2 times from 64 on
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
@@ -110,9 +110,10 @@ def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tupl
            pool: bool = False) -> Any:
     """As convolution.gather; None if the result isn't finite everywhere."""
     side = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
-    if not pool or w.shape[0] == 3:
-        return _convolve(x, prepared.get(_gathering, w), b, side, (1, 0, 0), out_hw, relu, pool)
-    y = _convolve(x, prepared.get(_gathering, w), b, side, (1, 0, 0), out_hw, relu)     # 2x2 don't fit into 5x5
+    fits = pool and w.shape[0] == 3                          # 2x2 don't fit into 5x5
+    y = _convolve(x, prepared.get(_gathering, w), w.shape[3], b, side, (1, 0, 0), out_hw, relu, fits)
+    if fits or not pool:
+        return y
     return None if y is None else max_pool(y, (2, 2), (2, 2), (0, 0), (out_hw[0] // 2, out_hw[1] // 2))
 
 
@@ -124,7 +125,7 @@ def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tup
         source, target = (1, 2 - top, 2 - left), (1, 0, 0)
     else:
         source, target = (1, 1, 1), (2, top, left)
-    return _convolve(y, prepared.get(_scattering, w), b, source, target, out_hw, relu)
+    return _convolve(y, prepared.get(_scattering, w), w.shape[2], b, source, target, out_hw, relu)
 
 
 def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int], sums_y: bool = False) -> Any:
@@ -144,7 +145,7 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     y_sums = np.empty((len(parts), O))
     tiles = min(tiles, total)
     scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
-    add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
+    add_products(x, y, parts, y_sums, source, grid, r, tiles, scratch, none_taken())
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = empty((r, r, rows, O), x.dtype)
     weights_back(U, w)
@@ -172,27 +173,28 @@ def _scattering(w):
 
 
 def _transformed(taps):
-    U = empty((N, N, math.prod(taps.shape[2:]) + PLANE_GAP), taps.dtype)
+    """U = G w G^T, the matrix of each place in panels of PANEL columns, the last one perhaps with some to spare
+
+    In rows of O columns a tile's would lie O numbers apart, where that is a power of two in a few sets of the cache.
+    """
+    C, O = taps.shape[2:]
+    U = empty((N, N, C * -(-O // PANEL) * PANEL + PLANE_GAP), taps.dtype)
     transform_weights(aligned(taps), U)
     return U
 
 
-def _convolve(x, U, b, source, target, out_hw, relu, pool=False):
+def _convolve(x, U, channels, b, source, target, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
-    rows = source[0]**2 * x.shape[3]
-    (OH, OW), columns = out_hw, (U.shape[2] - PLANE_GAP) // rows
+    (OH, OW), rows, columns = out_hw, source[0]**2 * x.shape[3], target[0]**2 * channels
     plan = _plan(len(x), rows, columns, source, target, out_hw, numba.get_num_threads())
     grid, r, tiles, tasks, scratch_shape = plan
     x = np.ascontiguousarray(x)
-    channels = columns // target[0]**2
     y = empty((len(x), OH // 2, OW // 2, channels) if pool else (len(x), OH, OW, channels), x.dtype)
     places = empty(y.shape, np.uint8) if pool else np.empty((0, 0, 0, 0), np.uint8)
     checks, scratch = np.zeros((tasks, LANES), x.dtype), empty(scratch_shape, x.dtype)
     bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
     epilogue = bias, x.dtype.type(0 if relu else -np.inf), places, np.int64(is_streamed(x, y))
-    convolve(x, U, np.zeros(columns, x.dtype), y, epilogue, source, target, grid, r, tiles, checks, scratch,
-             none_taken())
-    if not np.isfinite(checks).all():
+    if not math.isfinite(convolve(x, U, y, epilogue, source, target, grid, r, tiles, checks, scratch, none_taken())):
         return None
     return (y, places) if pool else y
 
@@ -226,10 +228,7 @@ def _scratch_shape(tiles, rows, columns, m, threads):
 
 @kernel
 def transform_weights(w, U):
-    """U = G w G^T for each pair of channels, the places PLANE_GAP more than their C O numbers apart
-
-    The matrix of a place is cut into panels of PANEL columns, the last one perhaps of fewer, one behind the other.
-    """
+    """U = G w G^T for each pair of channels, as _transformed says"""
     for c in prange(w.shape[2]):
         _transform_row(w.reshape(-1), U.reshape(-1), np.int64(c), w.shape, U.shape[2])
 
@@ -240,7 +239,7 @@ def _transform_row(w, U, c, shape, plane):
     step = C * O
     for o in range(0, O, LANES):
         panel = o // PANEL * PANEL
-        to = panel * C + c * min(PANEL, O - panel) + o - panel
+        to = panel * C + c * PANEL + o - panel
         if r == 3:
             transform("G3", (w, c * O + o, 3 * step, step), (U, to, N * plane, plane))
         else:
@@ -265,25 +264,34 @@ def _row_back(U, w, r, begin, plane, step, O):
 
 
 @kernel
-def convolve(x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch, taken):
+def convolve(x, U, y, epilogue, source, target, grid, r, tiles, checks, scratch, taken):
     """A task is a block of tiles; its bits are the same in whichever lane.
 
     epilogue = (bias, floor, places, streams): y = max(... + bias, floor), of which every 2x2 pixels only the largest
-    where there is room for their places, written past the caches or not. checks[task] = the sum of all that it found,
-    not finite if any of it isn't.
+    where there is room for their places, written past the caches or not. checks[task] = the sum of all that it found.
+    Returns the sum of these, which is not finite if any of it isn't.
     """
     for lane in prange(len(scratch)):
         task = take(taken)
         while task < len(checks):
-            _convolve_tiles(task, len(scratch), x, U, zeros, y, epilogue, source, target, grid, r, tiles,
+            _convolve_tiles(task, len(scratch), x, U, y, epilogue, source, target, grid, r, tiles,
                             checks.reshape(-1), scratch[lane])
             task = take(taken)
         arrived()
+    return _total(checks.reshape(-1))
 
 
 @inner
-def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid, r, tiles, checks, scratch):
-    C, O, plane = source[0]**2 * x.shape[3], len(zeros), U.shape[2]
+def _total(numbers):
+    total = numbers.dtype.type(0)
+    for i in range(len(numbers)):
+        total += numbers[i]
+    return total
+
+
+@inner
+def _convolve_tiles(task, lanes, x, U, y, epilogue, source, target, grid, r, tiles, checks, scratch):
+    C, O, plane = source[0]**2 * x.shape[3], target[0]**2 * y.shape[3], U.shape[2]
     first = task * tiles
     count = min(tiles, len(x) * grid[0] * grid[1] - first)
     v_step, m_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
@@ -294,11 +302,8 @@ def _convolve_tiles(task, lanes, x, U, zeros, y, epilogue, source, target, grid,
     later = first + lanes * tiles
     place, later_count = _place(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
-        for o in range(0, O, PANEL):
-            width = min(PANEL, O - o)
-            block((V, p * v_step, STAY, C, STAY, STAY, NEXT), (U.reshape(-1), p * plane + o * C, STAY, STAY, width),
-                  (zeros, STAY, STAY, STAY), (M, p * m_step + o, STAY, O), (ONE, ONE, C), (ONE, count), width,
-                  NO_FLOOR, NEAR)
+        multiply((V, p * v_step, C, ONE), (U.reshape(-1), p * plane, PANEL * C, PANEL), (M, p * m_step, O),
+                 (count, O, C), STAY)
         place = _ask_for(x, place, _part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
@@ -434,18 +439,18 @@ def _next(n, row, column, grid):
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 @kernel
-def add_products(x, y, parts, y_sums, zeros, source, grid, r, tiles, scratch, taken):
+def add_products(x, y, parts, y_sums, source, grid, r, tiles, scratch, taken):
     """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place; y_sums[k] of y's pixels"""
     for lane in prange(len(scratch)):
         k = take(taken)
         while k < len(parts):
-            _add_part(k, x, y, parts, y_sums[k], zeros, source, grid, r, tiles, scratch[lane])
+            _add_part(k, x, y, parts, y_sums[k], source, grid, r, tiles, scratch[lane])
             k = take(taken)
 
 
 @inner
-def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
-    C, O, plane = source[0]**2 * x.shape[3], len(zeros), parts.shape[3]
+def _add_part(k, x, y, parts, y_sum, source, grid, r, tiles, scratch):
+    C, O, plane = source[0]**2 * x.shape[3], y.shape[3], parts.shape[3]
     m = N + 1 - r
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
     V, D = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + d_step)]
@@ -462,10 +467,8 @@ def _add_part(k, x, y, parts, y_sum, zeros, source, grid, r, tiles, scratch):
         x_place = y_place = _place(first + tiles, grid)
         later_count = min(tiles, everything - first - tiles)
         for p in range(N * N):
-            here = (sums, p * plane, STAY, O)
-            start = here if first > begin else (zeros, STAY, STAY, STAY)
-            block((V, p * v_step, STAY, NEXT, STAY, STAY, C), (D, p * d_step, STAY, STAY, O),
-                  start, here, (ONE, ONE, count), (ONE, C), O, NO_FLOOR, NEAR)
+            multiply((V, p * v_step, ONE, C), (D, p * d_step, PANEL, O), (sums, p * plane, O), (C, O, count),
+                     np.int64(first > begin))
             x_place = _ask_for(x, x_place, _part(later_count, p), source, grid, m, np.int64(N))
             y_place = _ask_for(y, y_place, _part(later_count, p), (ONE, STAY, STAY), grid, m, m)
 
