@@ -43,11 +43,11 @@ from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts, turned
 from tinynet.kernels.memory import aligned, empty, zeros
-from tinynet.kernels.pooling import best_of_four, max_pool
+from tinynet.kernels.pooling import NO_PLACES, best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, block
+from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, block, least
 from tinynet.kernels.window import load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array
@@ -78,8 +78,7 @@ def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tupl
     if few_outputs.pays(w.shape, geometry):
         (top, _), (left, _) = geometry.padding
         return _finished(few_outputs.gather(x, w, b, (top, left), out_hw), relu, pool)
-    axes = tuple(_gather_axis(*each) for each in _by_axis(w.shape[:2], geometry))
-    O, groups = w.shape[3], geometry.groups
+    axes, O, groups = _gather_axes(w.shape[:2], geometry), w.shape[3], geometry.groups
     size = *out_hw, O
     if depthwise.pays(w.shape[2], O // groups, groups):
         return _finished(depthwise.correlate(x, w, b, axes, groups, size), relu, pool)
@@ -113,8 +112,7 @@ def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tup
         (top, _), (left, _) = geometry.padding
         mirrored, before = w[::-1, ::-1].swapaxes(2, 3), (KH - 1 - top, KW - 1 - left)
         return _finished(few_outputs.gather(y, mirrored, b, before, out_hw), relu, False)
-    axes = tuple(_scatter_axis(*each) for each in _by_axis(w.shape[:2], geometry))
-    groups, OG = geometry.groups, O // geometry.groups
+    axes, groups, OG = _scatter_axes(w.shape[:2], geometry), geometry.groups, O // geometry.groups
     size = *out_hw, CG * groups
     if depthwise.pays(CG, OG, groups):
         swapped = w.reshape(KH, KW, CG, groups, OG).transpose(0, 1, 4, 3, 2).reshape(KH, KW, OG, groups * CG)
@@ -143,8 +141,7 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     if depthwise.pays(CG, O // groups, groups):
-        axes = tuple(_gather_axis(*each) for each in _by_axis(kernel_hw, geometry))
-        w = depthwise.weight_gradient(x, y, axes, groups, kernel_hw)
+        w = depthwise.weight_gradient(x, y, _gather_axes(kernel_hw, geometry), groups, kernel_hw)
         return w, sum_rows(y.reshape(-1, O)) if sums_y else None
     if (KH, KW) == geometry.stride == (1, 1) and x.shape == (*y.shape[:3], x.shape[3]):
         x, y = (each.reshape(1, -1, *each.shape[2:]) for each in (x, y))      # 1x1 doesn't see where an image ends
@@ -180,8 +177,15 @@ def _by_axis(kernel_hw, geometry):
 #     source[first + g * advance + t * reach] * weight[tap + t * jump]
 # and the columns of the table are taps, tap, jump, first, advance, reach.
 
-def _gather_axis(size, stride, before, dilation):
-    return ((size, 0, 1, -before, stride, dilation),)
+@functools.lru_cache(maxsize=1024)
+def _gather_axes(kernel_hw, geometry):
+    return tuple(((size, 0, 1, -before, stride, dilation),)
+                 for size, stride, before, dilation in _by_axis(kernel_hw, geometry))
+
+
+@functools.lru_cache(maxsize=1024)
+def _scatter_axes(kernel_hw, geometry):
+    return tuple(_scatter_axis(*each) for each in _by_axis(kernel_hw, geometry))
 
 
 def _scatter_axis(size, stride, before, dilation):
@@ -206,17 +210,21 @@ def _band(axis, begin, end):
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(axes, source_hw, target_hw, rows):
-    """Two tuples: the vertical axis, the horizontal axis, and the source rows for each block of target rows;
-    the first column, the width and the height of the scratch that holds a block's source (none: height 0)."""
-    bands = [_band(axes[0], h, min(h + rows, target_hw[0])) for h in range(0, target_hw[0], rows)]
-    left, right = _band(axes[1], 0, target_hw[1])
+def _plan(axes, groups, source_shape, size, pool):
+    """((rows, columns) of a task,
+    the vertical axis, the horizontal axis, and the source rows of each block of target rows,
+    the first column, the width and the height of the scratch that holds a block's source (none: height 0))"""
+    (N, H, W, _), (TH, TW, M) = source_shape, size
+    columns = M // groups if pool else _columns_per_task(M // groups, N * -(-TH // ROWS))
+    rows = max(1, min(ROWS, N * -(-M // (groups * columns)) * TH // TASKS))
+    rows += rows % 2 if pool else 0                          # a pooled pixel's rows belong to one task
+    bands = [_band(axes[0], h, min(h + rows, TH)) for h in range(0, TH, rows)]
+    left, right = _band(axes[1], 0, TW)
     height = max((bottom - top for top, bottom in bands), default=0)
-    H, W = source_hw
     if left >= 0 and right <= W and all(top >= 0 and bottom <= H for top, bottom in bands):
         left, right, height = 0, W, 0                        # all inside of the image: read it where it is
     tables = np.array(axes[0]), np.array(axes[1]), np.array(bands).reshape(-1, 2)
-    return tables, (left, right - left, height)
+    return (rows, columns), tables, (left, right - left, height)
 
 
 def _correlate(source, weights, bias, axes, groups, group_step, size, relu=False, pool=False):
@@ -234,17 +242,12 @@ def _correlate(source, weights, bias, axes, groups, group_step, size, relu=False
     source = np.ascontiguousarray(source)
     TH, TW, M = size
     target = empty((len(source), TH // 2, TW // 2, M) if pool else (len(source), *size), source.dtype)
-    places = empty(target.shape, np.uint8) if pool else np.empty((0, 0, 0, 0), np.uint8)
+    places = empty(target.shape, np.uint8) if pool else NO_PLACES
     bias = np.zeros(size[2], source.dtype) if bias is None else np.ascontiguousarray(bias)
-    columns = M // groups if pool else _columns_per_task(M // groups, len(source) * -(-TH // ROWS))
-    splits = -(-M // (groups * columns))
-    rows = max(1, min(ROWS, len(source) * splits * TH // TASKS))
-    rows += rows % 2 if pool else 0                          # a pooled pixel's rows belong to one task
-    tables, window = _plan(axes, source.shape[1:3], size[:2], rows)
-    split, floor = (rows, columns, groups, group_step), source.dtype.type(0 if relu else -np.inf)
-    epilogue = floor, places, np.int64(is_streamed(source, target))
-    correlate(source, weights, bias, target, size, epilogue, tables, window, split, numba.get_num_threads(),
-              none_taken())
+    split, tables, window = _plan(axes, groups, source.shape, size, pool)
+    epilogue = least(relu, source.dtype), places, ONE if is_streamed(source, target) else STAY
+    correlate(source, weights, bias, target, size, epilogue, tables, window, (*split, groups, group_step),
+              numba.get_num_threads(), none_taken())
     return (target, places) if pool else target
 
 

@@ -7,15 +7,15 @@ And memory fresh from the operating system is slow: it is handed out page by pag
 with zeros, which takes longer than most loops over it. malloc, which NumPy asks, gives large blocks back to the
 system as soon as they are free and asks for new ones at the next training step. So here large blocks are kept:
 
-    empty() lends a block out: the array that it gives is a view of the block, and all views of it refer to it
-    when the array has gone, nobody can read the block any more, and it goes back into the pool
+    empty() lends a block out: the array that it gives refers to the loan, and all views of it refer to the array
+    when all of them have gone, so has the loan, nobody can read the block any more, and it goes back into the pool
 """
 
 import collections
 import ctypes
 import math
+import sys
 import threading
-import weakref
 
 import numpy as np
 
@@ -28,11 +28,21 @@ FREE_AT_MOST = 1 << 30  # bytes that wait in the pool: enough for a training ste
 
 
 class Block(np.ndarray):
-    """Memory that is lent to one array after another.
+    """Memory that is lent to one array after another."""
+
+
+class Loan(Block):
+    """A view of a block, as long as an array lies in it.
 
     NumPy lets a view of a view refer to the array that owns the memory, and forgets the view between; but not
-    where the types differ. As a block is of another type, slices of a lent array refer to the array itself.
+    where the types differ. As a loan is of another type, slices of a lent array refer to the array itself.
     """
+
+    pool = None
+
+    def __del__(self, is_ending=sys.is_finalizing):
+        if self.pool is not None and not is_ending():
+            self.pool.give_back(self.base)
 
 
 class Pool:
@@ -49,7 +59,7 @@ class Pool:
         self.free = {}  # size -> the free blocks of that size
         self.free_bytes = self.lent_bytes = self.most_lent = 0
 
-    def take(self, size: int) -> Block | None:
+    def take(self, size: int) -> Loan | None:
         """A block of this size: a free one, or a new one. None if the pool is busy."""
         if not self.lock.acquire(blocking=False):
             return None
@@ -59,14 +69,20 @@ class Pool:
             self.lent_bytes += block.size
             self.most_lent = max(self.most_lent, self.lent_bytes)
             self._drop()
-            return block
         finally:
             self.lock.release()
+        loan = block.view(Loan)
+        loan.pool = self
+        return loan
 
     def _fitting(self, size):
         """The smallest free block that is large enough, but not much too large, or else a new one."""
-        fitting = [s for s in self.free if size <= s <= LARGER_AT_MOST * size]
-        return self._pop(min(fitting)) if fitting else Block(size, np.uint8)
+        if size not in self.free:
+            fitting = [s for s in self.free if size <= s <= LARGER_AT_MOST * size]
+            if not fitting:
+                return Block(size, np.uint8)
+            size = min(fitting)
+        return self._pop(size)
 
     def give_back(self, block: Block) -> None:
         self.returned.append(block)
@@ -113,11 +129,8 @@ def empty(shape: Shape, dtype: DType) -> Array:
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    if size >= LARGE and (block := pool.take(_rounded(size) + LINE - 1)) is not None:
-        array = _array_in(block, shape, dtype)
-        weakref.finalize(array, pool.give_back, block).atexit = False
-        return array
-    return _array_in(np.empty(size + LINE - 1, np.uint8), shape, dtype)
+    loan = pool.take(_rounded(size) + LINE - 1) if size >= LARGE else None
+    return _array_in(np.empty(size + LINE - 1, np.uint8) if loan is None else loan, shape, dtype)
 
 
 def _rounded(size):

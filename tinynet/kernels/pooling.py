@@ -16,6 +16,8 @@ from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
 from tinynet.typing import Array, Shape
 
+NO_PLACES = np.empty((0, 0, 0, 0), np.uint8)  # of largest pixels, where a kernel that could choose some doesn't
+
 
 def max_pool(x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
              size: tuple[int, int]) -> tuple[Array, Array]:

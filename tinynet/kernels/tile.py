@@ -24,6 +24,7 @@ The loop is emitted as LLVM vector instructions: left to itself, a compiler find
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 from numba import config, types
@@ -40,6 +41,7 @@ from tinynet.kernels.emit import (
     unknown,
 )
 from tinynet.kernels.jit import inner
+from tinynet.typing import DType
 
 # Sums, plus a step's vectors of B, plus the number of A that is just in use, must fit into the registers:
 #   AVX-512  32 registers of 64 bytes   8 rows x 2 vectors of 1 register:  16 sums + 2 + 1 = 19
@@ -58,6 +60,12 @@ STAY, NEXT, ONE = np.int64(0), np.int64(1), np.int64(1)
 NEAR = STAY, STAY               # of a block, both A and C
 NO_FLOOR = np.float32(-np.inf)
 AHEAD = 4                       # tiles that A is asked for before it is used
+
+
+@functools.cache
+def least(relu: bool, dtype: DType) -> Any:
+    """What a block is at least, as a number of its type."""
+    return dtype.type(0 if relu else -np.inf)
 
 
 @inner

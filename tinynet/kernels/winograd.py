@@ -41,12 +41,12 @@ import numpy as np
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty
-from tinynet.kernels.pooling import max_pool
+from tinynet.kernels.pooling import NO_PLACES, max_pool
 from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import ONE, ROWS, STAY
+from tinynet.kernels.tile import ONE, ROWS, STAY, least
 from tinynet.kernels.window import load_window, store_window
 from tinynet.kernels.winograd_product import PANEL, multiply
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
@@ -93,13 +93,18 @@ def pays(w_shape: Shape, y_hw: tuple[int, int], dtype: DType, geometry: Geometry
 
     The number of images doesn't count: the result for one must not depend on its company.
     """
+    return _suits(w_shape, y_hw, dtype, geometry) and not _direct_only.get()
+
+
+@functools.lru_cache(maxsize=1024)
+def _suits(w_shape, y_hw, dtype, geometry):
     kernel_hw, (C, O) = w_shape[:2], w_shape[2:]
     if (kernel_hw, geometry.stride) not in (((3, 3), (1, 1)), ((4, 4), (2, 2))) or dtype != np.float32:
         return False
     m = N + 1 - _taps(geometry)
     filled = math.prod(n / (-(-n // m) * m) for n in y_hw)
     return (geometry.dilation == (1, 1) and geometry.groups == 1 and C % LANES == O % LANES == 0
-            and min(C, O) >= LEAST_CHANNELS and filled >= LEAST_FILLED and not _direct_only.get())
+            and min(C, O) >= LEAST_CHANNELS and filled >= LEAST_FILLED)
 
 
 def _taps(geometry):
@@ -190,10 +195,10 @@ def _convolve(x, U, channels, b, source, target, out_hw, relu, pool=False):
     grid, r, tiles, tasks, scratch_shape = plan
     x = np.ascontiguousarray(x)
     y = empty((len(x), OH // 2, OW // 2, channels) if pool else (len(x), OH, OW, channels), x.dtype)
-    places = empty(y.shape, np.uint8) if pool else np.empty((0, 0, 0, 0), np.uint8)
+    places = empty(y.shape, np.uint8) if pool else NO_PLACES
     checks, scratch = np.zeros((tasks, LANES), x.dtype), empty(scratch_shape, x.dtype)
     bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
-    epilogue = bias, x.dtype.type(0 if relu else -np.inf), places, np.int64(is_streamed(x, y))
+    epilogue = bias, least(relu, x.dtype), places, ONE if is_streamed(x, y) else STAY
     if not math.isfinite(convolve(x, U, y, epilogue, source, target, grid, r, tiles, checks, scratch, none_taken())):
         return None
     return (y, places) if pool else y

@@ -63,7 +63,7 @@ def _multiply(typing, a, b, c, size, goes_on):
 
 
 def _emit_tile(vector, vectors, a_rows, a_k, b_panel, b_k, c_rows, depth, starts):
-    """The sums of some rows and of the first `vectors` vectors of a panel; starts = (do they go on?, where zeros are)"""
+    """The sums of some rows and the first `vectors` vectors of a panel; starts = (do they go on?, where zeros are)"""
     builder, lanes = vector.builder, vector.lanes
     goes_on, nothing = starts
 
