@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tinynet.kernels.memory import Block
+from tinynet.kernels.memory import Loan
 from tinynet.typing import Array
 
 
@@ -46,7 +46,7 @@ if hasattr(os, "register_at_fork"):
 
 def owner(array: Array) -> Array:
     """The array that owns the memory of `array`, or for now does: the pool lends a block to one after another."""
-    while isinstance(array.base, np.ndarray) and not isinstance(array.base, Block):
+    while isinstance(array.base, np.ndarray) and not isinstance(array.base, Loan):
         array = array.base
     return array
 

@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import random
+import sys
 import threading
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from tinynet import guard
 from tinynet.kernels import memory
-from tinynet.kernels.memory import LINE, empty, zeros
+from tinynet.kernels.memory import LINE, empty, settled, zeros
 
 SHAPE = (1024, 300)  # 1.2 MB, which the pool serves
 HOLDERS = {
@@ -67,36 +68,81 @@ def test_arrays_are_like_any_others():
             del a
 
 
-def test_sizes_are_rounded_up_by_a_quarter_at_most():
-    for size in [1, 5, 1000, *np.random.default_rng(0).integers(1, 1 << 40, 100).tolist()]:
-        if size >= 8:
-            assert size <= memory._rounded(size) <= 1.25 * size
-    assert memory._rounded(1 << 25) == 1 << 25
+def test_runs_never_overlap_and_join_again(pool):
+    """Arrays of any size come and go; those that are there are told by their values, the free runs by their sums."""
+    rng, there = random.Random(0), []
+    for step in range(600):
+        if there and rng.random() < 0.5:
+            array, number = there.pop(rng.randrange(len(there)))
+            assert (array == number).all()
+            del array
+        else:
+            there.append((empty((rng.randrange(1 << 16, 1 << 20),), np.float32), step))
+            there[-1][0][...] = step
+        for heap in (pool.small, pool.large):
+            assert heap.free == sorted(heap.free)
+            neighbours = zip(heap.free, heap.free[1:], strict=False)
+            assert all(a[0] < b[0] or a[1] + a[2] < b[1] for a, b in neighbours)  # or else they would be one
+        lent = sum(a.base.size for a, _ in there)
+        free = sum(size for heap in (pool.small, pool.large) for *_, size in heap.free)
+        assert pool.lent_bytes == lent == sum(len(s) for h in (pool.small, pool.large) for s in h.slabs) - free
+    there.clear()
+    for heap in (pool.small, pool.large):
+        assert heap.free == [(i, 0, len(slab)) for i, slab in enumerate(heap.slabs)]
 
 
-def test_pool_takes_little_more_than_was_lent_at_once(pool):
-    rng = random.Random(0)
-    most = 0
-    for _ in range(300):
-        arrays = [empty((rng.randrange(1 << 18, 1 << 20),), np.float32) for _ in range(rng.randrange(4))]
-        most = max(most, sum(a.base.size for a in arrays))
-        assert pool.lent_bytes == sum(a.base.size for a in arrays)
-        del arrays
-        held = sum(size * len(blocks) for size, blocks in pool.free.items())
-        assert pool.free_bytes == held and pool.lent_bytes == 0 and held <= most * 5 // 4
+def test_the_same_step_again_takes_nothing_new(pool):
+    def step():
+        a, b = empty((1 << 20,), np.float32), empty((3 << 18,), np.float32)
+        c = empty((5 << 17,), np.float32)
+        places = [address(a), address(b), address(c)]
+        del a
+        return [*places, address(empty((1 << 18,), np.float32)), address(empty((1 << 20,), np.float32))]
+
+    assert step() == step()
+    assert len(pool.large.slabs) == 1
 
 
 def test_free_memory_is_bounded(pool, monkeypatch):
     monkeypatch.setattr(memory, "FREE_AT_MOST", 3 << 20)
     arrays = [empty(SHAPE, np.float32) for _ in range(10)]
-    del arrays
-    assert 0 < pool.free_bytes <= 3 << 20
+    for array in arrays:
+        array[...] = 1
+    array = None
+    while arrays:
+        arrays.pop()
+        assert pool.free_bytes <= 3 << 20
+    if sys.platform == "linux":
+        assert (empty((10 * SHAPE[0], SHAPE[1]), np.float32)[5000:] == 0).all()  # fresh pages
+
+
+def test_with_less_memory_slabs_are_smaller(pool, monkeypatch):
+    slab = memory._slab
+
+    def most(size):
+        if size > 3 << 20:
+            raise OSError("no more")
+        return slab(size)
+
+    monkeypatch.setattr(memory, "_slab", most)
+    arrays = [empty(SHAPE, np.float32) for _ in range(3)]
+    assert all(isinstance(array.base, memory.Loan) for array in arrays) and len(pool.large.slabs) == 3
+    monkeypatch.setattr(memory, "_slab", lambda size: most(1 << 40))
+    assert not isinstance(empty(SHAPE, np.float32).base, memory.Loan)  # malloc may have some
+
+
+def test_what_settles_lies_in_no_slab():
+    array = empty(SHAPE, np.float32)
+    array[...] = 3
+    copy = settled(array)
+    assert not isinstance(copy.base, memory.Loan) and address(copy) % LINE == 0 and (copy == array).all()
+    assert settled(copy) is copy
 
 
 def test_who_finds_the_pool_busy_does_without(pool):
     with pool.lock:
         array = empty(SHAPE, np.float32)
-    assert not isinstance(array.base, memory.Block)
+    assert not isinstance(array.base, memory.Loan)
     array = empty(SHAPE, np.float32)
     first = address(array)
     with pool.lock:

@@ -5,15 +5,22 @@ into a line as a rule, so that each vector of them takes two lines: the tile's l
 
 And memory fresh from the operating system is slow: it is handed out page by page when it is first touched, filled
 with zeros, which takes longer than most loops over it. malloc, which NumPy asks, gives large blocks back to the
-system as soon as they are free and asks for new ones at the next training step. So here large blocks are kept:
+system as soon as they are free and asks for new ones at the next training step. So large arrays lie in *slabs*, long
+stretches of memory that the system has promised but gives only where they are touched. Of a slab, *runs* are lent:
 
-    empty() lends a block out: the array that it gives refers to the loan, and all views of it refer to the array
-    when all of them have gone, so has the loan, nobody can read the block any more, and it goes back into the pool
+    empty() takes the smallest free run that is large enough, the first of equal ones, and cuts off what it needs
+    the array refers to the loan, and all views of it refer to the array; when all of them have gone, so has the loan
+    then nobody can read that run any more: it is free again, and one with the free runs beside it
+
+So what a training step frees fits together again, whatever the sizes, and the next step needs no page more. Small
+arrays live longer than large ones as a rule, and would lie in the way of joining them: they have slabs of their own.
 """
 
+import bisect
 import collections
 import ctypes
 import math
+import mmap
 import sys
 import threading
 
@@ -22,33 +29,92 @@ import numpy as np
 from tinynet.typing import Array, DType, Shape
 
 LINE = 64
-LARGE = 1 << 18  # bytes; smaller blocks malloc keeps by itself
-LARGER_AT_MOST = 8  # times what is asked for: with less, some arrays of each training step would find no block
-FREE_AT_MOST = 1 << 30  # bytes that wait in the pool: enough for a training step, no burden when training is over
+LEAST = 1 << 18  # bytes of an array in a slab; smaller ones malloc keeps by itself
+SMALL = 1 << 20  # bytes; arrays below lie in other slabs than those from here on
+SLAB = 1 << 29  # bytes of a slab at least, which costs nothing until they are touched
+GAP = 9 * LINE  # behind each array: else all would begin at the same place of a page, and meet in the same cache sets
+FREE_AT_MOST = 1 << 30  # bytes of touched memory that are kept free: enough for a training step, no burden afterwards
 
 
-class Block(np.ndarray):
-    """Memory that is lent to one array after another."""
-
-
-class Loan(Block):
-    """A view of a block, as long as an array lies in it.
+class Loan(np.ndarray):
+    """A run of a slab as an array of bytes, as long as an array lies in it.
 
     NumPy lets a view of a view refer to the array that owns the memory, and forgets the view between; but not
     where the types differ. As a loan is of another type, slices of a lent array refer to the array itself.
     """
 
-    pool = None
+    lender = None  # the pool, and the run
 
     def __del__(self, is_ending=sys.is_finalizing):
-        if self.pool is not None and not is_ending():
-            self.pool.give_back(self.base)
+        if self.lender is not None and not is_ending():
+            pool, run = self.lender
+            pool.give_back(run)
+
+
+class Heap:
+    """Slabs of one kind, and which runs of them are free: (slab's number, start, size), in this order."""
+
+    def __init__(self) -> None:
+        self.slabs = []
+        self.free = []
+
+    def take(self, size: int) -> tuple[int, int, int]:
+        """A run of this size, of a new slab if need be. Raises OSError or MemoryError if there is no memory."""
+        fitting = [(run[2], run) for run in self.free if run[2] >= size]
+        if not fitting:
+            self._add_slab(size)
+            return self.take(size)
+        slab, start, whole = run = min(fitting)[1]
+        at = bisect.bisect_left(self.free, run)
+        self.free[at : at + 1] = [(slab, start + size, whole - size)] if whole > size else []
+        return slab, start, size
+
+    def give_back(self, run: tuple[int, int, int]) -> None:
+        """The run is free again, and one with the free runs that it touches."""
+        slab, start, size = run
+        at = bisect.bisect_left(self.free, run)
+        before, behind = self.free[max(0, at - 1) : at], self.free[at : at + 1]
+        if before and before[0][0] == slab and sum(before[0][1:]) == start:
+            at, start, size = at - 1, before[0][1], size + before[0][2]
+        else:
+            before = []
+        if behind and behind[0][:2] == (slab, start + size):
+            size += behind[0][2]
+        else:
+            behind = []
+        self.free[at : at + len(before) + len(behind)] = [(slab, start, size)]
+
+    def _add_slab(self, size):
+        try:
+            slab = _slab(max(size, SLAB))
+        except (OSError, MemoryError):  # so much is not to be had, but perhaps enough
+            slab = _slab(size)
+        self.free.append((len(self.slabs), 0, len(slab)))
+        self.slabs.append(slab)
+
+    def return_pages(self) -> None:
+        """Give the memory of all free runs back to the system; they stay free, and begin anew with zeros."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for slab, start, size in self.free:
+                begin, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, start + size
+                if end - begin >= mmap.PAGESIZE:
+                    self.slabs[slab].madvise(mmap.MADV_DONTNEED, begin, (end - begin) // mmap.PAGESIZE * mmap.PAGESIZE)
+
+
+def _slab(size):
+    """So many bytes of memory that no other process shares, from the beginning of a page"""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size)
+    slab = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        slab.madvise(mmap.MADV_HUGEPAGE)  # pages of 2 MB: fewer to be handed out, and to be found
+    return slab
 
 
 class Pool:
-    """The free blocks, by size.
+    """What lends the runs.
 
-    An array may die at any moment, in any thread, even amid `take`: then nothing may wait for a lock. So blocks
+    An array may die at any moment, in any thread, even amid `take`: then nothing may wait for a lock. So runs
     come back through a deque, whose append needs none, and whoever gets the lock at once sorts them; who doesn't
     get it does without. (A child that was forked while another thread held it does without for ever.)
     """
@@ -56,66 +122,47 @@ class Pool:
     def __init__(self) -> None:
         self.returned = collections.deque()
         self.lock = threading.Lock()
-        self.free = {}  # size -> the free blocks of that size
-        self.free_bytes = self.lent_bytes = self.most_lent = 0
+        self.small, self.large = Heap(), Heap()
+        self.lent_bytes = self.free_bytes = 0  # the free ones that have been touched, or more
 
     def take(self, size: int) -> Loan | None:
-        """A block of this size: a free one, or a new one. None if the pool is busy."""
+        """So many bytes; None if the pool is busy or there is no memory."""
         if not self.lock.acquire(blocking=False):
             return None
         try:
             self._sort_returned()
-            block = self._fitting(size)
-            self.lent_bytes += block.size
-            self.most_lent = max(self.most_lent, self.lent_bytes)
-            self._drop()
+            slab, start, _ = run = self._heap(size).take(size)
+            self.lent_bytes += size
+            self.free_bytes = max(0, self.free_bytes - size)
+        except (OSError, MemoryError):
+            return None
         finally:
             self.lock.release()
-        loan = block.view(Loan)
-        loan.pool = self
+        loan = Loan(size, np.uint8, self._heap(size).slabs[slab], start)
+        loan.lender = self, run
         return loan
 
-    def _fitting(self, size):
-        """The smallest free block that is large enough, but not much too large, or else a new one."""
-        if size not in self.free:
-            fitting = [s for s in self.free if size <= s <= LARGER_AT_MOST * size]
-            if not fitting:
-                return Block(size, np.uint8)
-            size = min(fitting)
-        return self._pop(size)
+    def _heap(self, size):
+        return self.small if size < SMALL else self.large
 
-    def give_back(self, block: Block) -> None:
-        self.returned.append(block)
+    def give_back(self, run: tuple[int, int, int]) -> None:
+        self.returned.append(run)
         if self.lock.acquire(blocking=False):
             try:
                 self._sort_returned()
-                self._drop()
             finally:
                 self.lock.release()
 
     def _sort_returned(self):
         while self.returned:
-            block = self.returned.popleft()
-            self.free.setdefault(block.size, []).append(block)
-            self.free_bytes += block.size
-            self.lent_bytes -= block.size
-
-    def _drop(self):
-        """Let go of free blocks until the blocks, free and lent, are a quarter more than what was lent at once.
-
-        With nothing to spare, every training step would lose at its peak what it needs again soon afterwards. The
-        smallest block that is enough goes: of large ones there are few, and they cost most to have again.
-        """
-        spare = self.most_lent * 5 // 4 - self.lent_bytes
-        while (excess := self.free_bytes - min(FREE_AT_MOST, spare)) > 0:
-            self._pop(min((size for size in self.free if size >= excess), default=max(self.free)))
-
-    def _pop(self, size):
-        block = self.free[size].pop()
-        self.free_bytes -= size
-        if not self.free[size]:
-            del self.free[size]
-        return block
+            run = self.returned.popleft()
+            self._heap(run[2]).give_back(run)
+            self.lent_bytes -= run[2]
+            self.free_bytes += run[2]
+        if self.free_bytes > FREE_AT_MOST:
+            self.small.return_pages()
+            self.large.return_pages()
+            self.free_bytes = 0
 
 
 pool = Pool()
@@ -129,19 +176,25 @@ def empty(shape: Shape, dtype: DType) -> Array:
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    loan = pool.take(_rounded(size) + LINE - 1) if size >= LARGE else None
-    return _array_in(np.empty(size + LINE - 1, np.uint8) if loan is None else loan, shape, dtype)
+    loan = pool.take(-(-size // LINE) * LINE + GAP) if size >= LEAST else None
+    if loan is not None:
+        return np.ndarray(shape, dtype, loan)
+    return _from_malloc(shape, dtype, size)
 
 
-def _rounded(size):
-    """The next of the sizes 4, 5, 6, 7 times a power of 2, so that arrays of about one size can share a block."""
-    step = 1 << size.bit_length() - 3
-    return -(-size // step) * step
+def _from_malloc(shape, dtype, size):
+    memory = np.empty(size + LINE - 1, np.uint8)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))    # NumPy takes three times as long to tell it
+    return np.ndarray(shape, dtype, memory, -address % LINE)
 
 
-def _array_in(block, shape, dtype):
-    address = ctypes.addressof(ctypes.c_char.from_buffer(block))     # NumPy takes three times as long to tell it
-    return np.ndarray(shape, dtype, block, -address % LINE)
+def settled(array: Array) -> Array:
+    """`array`, or a copy of it that lies in no slab: for what stays for long, which would lie in the way there."""
+    if not isinstance(array.base, Loan):
+        return array
+    copy = _from_malloc(array.shape, array.dtype, array.nbytes)
+    copy[...] = array
+    return copy
 
 
 def zeros(shape: Shape, dtype: DType) -> Array:

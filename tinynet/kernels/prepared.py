@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynet.kernels.memory import settled
 from tinynet.typing import Array
 
 MOST_BYTES = 1 << 26            # of all that is kept
@@ -66,24 +67,27 @@ class Prepared:
         result = compute(w, *others)
         with self.lock:
             if key in self.samples:
-                self._keep(key, w if is_own else bits.copy(), result)
+                result = self._kept(key, w if is_own else bits.copy(), result)
             else:
                 self.samples[key] = None
                 if len(self.samples) > MOST_SAMPLES:
                     self.samples.popitem(last=False)
         return result
 
-    def _keep(self, key, w, result):
+    def _kept(self, key, w, result):
+        """The result, which is kept from now on, but for one that is too large"""
         if key in self.results:
             self._drop(key)
         size = w.nbytes + sum(array.nbytes for array in _arrays(result))
         if size > MOST_BYTES:
-            return
+            return result
+        result = tuple(map(settled, result)) if isinstance(result, tuple) else settled(result)
         self.results[key] = w, result, size
         self.given.update(map(id, _arrays(result)))
         self.bytes += size
         while self.bytes > MOST_BYTES:
             self._drop(next(iter(self.results)))
+        return result
 
     def _drop(self, key):
         _, result, size = self.results.pop(key)
