@@ -121,7 +121,7 @@ def by_winograd(name, rng):
         w = normal(rng, k, k, o, c)
     else:
         how = Geometry((k - 2, k - 2), ((1, 1), (1, 1)))
-        if not winograd.pays(w.shape, [(n + 2 - k) // (k - 2) + 1 for n in x.shape[1:3]], np.float32, how):
+        if not winograd.pays(w.shape, tuple((n + 2 - k) // (k - 2) + 1 for n in x.shape[1:3]), np.float32, how):
             return by_winograd(name, rng)
     return options(name.split()[0], stride=k - 2, padding=1), [x, w, b]
 
