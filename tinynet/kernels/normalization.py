@@ -31,14 +31,17 @@ from tinynet.typing import Array, Shape
 CHUNKS = 64  # at most: enough to keep many cores busy
 WIDTH = 256  # values that the loops take at once, where a position has fewer channels
 RUN = 16  # rows of WIDTH values whose sums are of x's own type
-CHUNK_POSITIONS = 32  # at least: fewer are not worth a task
+CHUNK_VALUES = 8192  # at least: fewer are not worth a task
 
 
 def chunks(shape: Shape) -> tuple[int, int]:
-    """(T, P): the samples are cut into T parts, each sample's positions into P, which makes T*P tasks."""
-    samples, positions, _ = shape
-    parts = min(samples, CHUNKS)
-    return parts, max(1, min(positions // CHUNK_POSITIONS, CHUNKS // max(1, parts)))
+    """(T, P): the samples are cut into T parts, each sample's positions into P, which makes T*P tasks.
+
+    P knows nothing of the other samples: a sample's sums are the same in any batch.
+    """
+    samples, positions, channels = shape
+    pieces = max(1, min(positions, positions * channels // CHUNK_VALUES, CHUNKS))
+    return min(samples, CHUNKS // pieces), pieces
 
 
 def statistics(x: Array, groups: int) -> tuple[Array, Array]:
