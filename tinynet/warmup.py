@@ -58,6 +58,7 @@ class _Network(nn.Module):
         self.up = nn.Sequential(nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1), nn.ReLU())
         self.paint = nn.Sequential(nn.Conv2d(32, 4, 3, padding=1), nn.Sigmoid())
         self.grey = nn.Conv2d(32, 1, 3, padding=1)
+        self.score = nn.Conv2d(32, 4, 1)
         self.flat = nn.Sequential(nn.Flatten(), nn.Dense(4 * 4 * 32, 32), nn.LayerNorm(32), nn.Dropout(0.1))
         self.objects = nn.Dense(32, 8)
 
@@ -65,7 +66,7 @@ class _Network(nn.Module):
         features = self.first(x)
         small = self.down(features)
         features = self.up(small + self.strided(small)) + features
-        pixels = self.paint(features) + self.grey(features)
+        pixels = self.paint(features) + self.grey(features) + self.score(features)
         return pixels, self.objects(self.flat(tn.avg_pool2d(small, 2)))
 
 

@@ -41,7 +41,7 @@ from tinynet.kernels import depthwise, few_outputs, winograd
 from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.matmul import sum_parts, turned
+from tinynet.kernels.matmul import affine, fills_vectors, matmul, sum_parts, turned
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import NO_PLACES, best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
@@ -78,11 +78,24 @@ def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tupl
     if few_outputs.pays(w.shape, geometry):
         (top, _), (left, _) = geometry.padding
         return _finished(few_outputs.gather(x, w, b, (top, left), out_hw), relu, pool)
+    if _is_pointwise(w.shape, x.shape[1:3], out_hw, geometry):
+        return _finished(_each_pixel(x, w[0, 0], b, relu), False, pool)
     axes, O, groups = _gather_axes(w.shape[:2], geometry), w.shape[3], geometry.groups
     size = *out_hw, O
     if depthwise.pays(w.shape[2], O // groups, groups):
         return _finished(depthwise.correlate(x, w, b, axes, groups, size), relu, pool)
     return _correlate(x, aligned(w), b, axes, groups, O // groups, size, relu, pool)
+
+
+def _is_pointwise(w_shape, source_hw, target_hw, geometry):
+    """Is it one matrix, times each pixel by itself?"""
+    return (w_shape[:2] == geometry.stride == (1, 1) and geometry.groups == 1 and source_hw == target_hw
+            and not any(map(any, geometry.padding)) and w_shape[2] > 0)
+
+
+def _each_pixel(x, w, b, relu):
+    """y[n,i,j] = x[n,i,j] @ w + b, or max(y, 0), for w (C, O)"""
+    return affine(np.ascontiguousarray(x).reshape(-1, len(w)), w, b, relu).reshape(*x.shape[:3], -1)
 
 
 def _finished(y, relu, pool):
@@ -112,6 +125,8 @@ def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tup
         (top, _), (left, _) = geometry.padding
         mirrored, before = w[::-1, ::-1].swapaxes(2, 3), (KH - 1 - top, KW - 1 - left)
         return _finished(few_outputs.gather(y, mirrored, b, before, out_hw), relu, False)
+    if _is_pointwise(w.shape, y.shape[1:3], out_hw, geometry):
+        return _each_pixel(y, w[0, 0].T, b, relu)
     axes, groups, OG = _scatter_axes(w.shape[:2], geometry), geometry.groups, O // geometry.groups
     size = *out_hw, CG * groups
     if depthwise.pays(CG, OG, groups):
@@ -142,6 +157,9 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     if depthwise.pays(CG, O // groups, groups):
         w = depthwise.weight_gradient(x, y, _gather_axes(kernel_hw, geometry), groups, kernel_hw)
+        return w, sum_rows(y.reshape(-1, O)) if sums_y else None
+    if _is_pointwise((KH, KW, CG, O), x.shape[1:3], y.shape[1:3], geometry) and fills_vectors(O, y.dtype):
+        w = matmul(x.reshape(-1, CG).T, y.reshape(-1, O)).reshape(1, 1, CG, O)
         return w, sum_rows(y.reshape(-1, O)) if sums_y else None
     if (KH, KW) == geometry.stride == (1, 1) and x.shape == (*y.shape[:3], x.shape[3]):
         x, y = (each.reshape(1, -1, *each.shape[2:]) for each in (x, y))      # 1x1 doesn't see where an image ends

@@ -72,12 +72,12 @@ class Part(NamedTuple):
 
 
 class Vector:
-    """The vector operations for one element type."""
+    """The vector operations for one element type, on VECTOR_BYTES or a part of it."""
 
-    def __init__(self, builder, dtype):
+    def __init__(self, builder, dtype, size=VECTOR_BYTES):
         self.builder = builder
         self.bytes = dtype.bitwidth // 8
-        self.lanes = VECTOR_BYTES // self.bytes
+        self.lanes = size // self.bytes
         self.type = ir.VectorType(ir.FloatType() if self.bytes == 4 else ir.DoubleType(), self.lanes)
         self.zero = ir.Constant(self.type, [0.0] * self.lanes)
 

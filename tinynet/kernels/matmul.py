@@ -4,28 +4,37 @@
 
 (The rows are the images of a batch: what an image gives must not depend on the others.)
 
-The register tile (tile.py) walks over A in any steps, so a transposed A costs nothing. It needs B's columns
-side by side, so a transposed B is the other case. Then either B is copied, or C.T = B.T @ A.T is computed,
-where A has to be copied, and C to be turned: whichever moves less.
+The nest of loops (product.py) walks over A in any steps, so a transposed A costs nothing. It wants B's columns side
+by side, best in panels. Of a transposed B panels are made, or C.T = B.T @ A.T is computed, where A has to be copied,
+and C to be turned: whichever moves less. A B with its columns side by side is read as it is by few rows of A; for
+many, panels are made of it, too.
 
-B's copy lies in *panels*, the columns of a task in one piece. In B itself a task reads short runs that are a whole
-row apart; where a row is a power of two long, such runs share a few places of the cache and drive each other out.
+So are convolutions of 1x1 computed, whose pixels are the rows: `affine`.
 
 Where one factor is a mere vector, the tile has nothing to keep: vectors.py.
 """
 import math
 
+import numba
 import numpy as np
 
 from tinynet.kernels import vectors
+from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.memory import aligned, empty
-from tinynet.kernels.tile import NEAR, NO_FLOOR, ONE, STAY, block
-from tinynet.typing import Array
+from tinynet.kernels.memory import aligned, empty, zeros
+from tinynet.kernels.product import multiply as times
+from tinynet.kernels.product import panel_columns
+from tinynet.kernels.streaming import arrived, is_streamed
+from tinynet.kernels.tasks import none_taken, take
+from tinynet.kernels.tile import NEAR, ONE, STAY, VECTORS, least
+from tinynet.kernels.window import copy
+from tinynet.typing import Array, DType
 
 # A task is ROWS x COLUMNS of C and goes over K by DEPTH: so much of B (128 KB in float32) stays in the second
-# cache.
-ROWS, COLUMNS, DEPTH = 64, 128, 256
+# cache. ROWS are whole tiles, of 6 or of 8; short rows are so many times more that a task has RUN numbers of A.
+ROWS, COLUMNS, DEPTH = 96, 128, 256
+RUN = 2 ** 15
+MANY, SMALL = 128, 2 ** 18      # rows of A, and numbers of B, for which panels are worth the copy
 TASKS = 8                       # wanted at least: where a row of C is too short for so many, K is cut into parts
 SQUARE = 16                     # is turned at once: as many cache lines are read, and as many written
 LARGE = 2 ** 15                 # numbers of a matrix; smaller ones NumPy turns as fast
@@ -93,31 +102,68 @@ def _product_with_vector(a, b, parts):
     return None
 
 
+def fills_vectors(columns: int, dtype: DType) -> bool:
+    """Can rows of so many columns be read as they are: whole vectors, or half a one?"""
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    return columns % lanes == 0 or columns == lanes // 2
+
+
+def affine(a: Array, b: Array, bias: Array | None, relu: bool) -> Array:
+    """a @ b + bias, or max(a @ b + bias, 0), for a (M, K), contiguous, b (K, N) and bias (N) or None, with K > 0
+
+    The sums over K are not cut, so that a row's bits don't depend on what other rows there are.
+
+    >>> affine(np.array([[1.0, 2.0]]), np.array([[3.0], [-4.0]]), np.array([1.0]), True)
+    array([[0.]])
+    """
+    c = empty((1, 1, len(a), b.shape[1]), a.dtype)
+    bias = np.zeros(b.shape[1], a.dtype) if bias is None else np.ascontiguousarray(bias)
+    far = ONE, ONE if is_streamed(a, c) else STAY
+    _multiply(a[None], b[None], bias, c, least(relu, a.dtype), far)
+    return c[0, 0]
+
+
 def _in_parts(a, b, parts):
-    """a @ b on the tile"""
+    """a @ b by tiles"""
     (batch, M, K), N = a.shape, b.shape[2]
-    b_flat, b_k, b_column = _flat(b)
-    b_steps = K * N, COLUMNS, b_k                                    # from matrix to matrix, panel to panel, k to k
-    if b_column != 1:
-        if M * (K + N) < K * N:
-            return turned(_in_parts(b.swapaxes(1, 2), turned(a), parts))
-        panels = _panels(b.swapaxes(1, 2))
-        b_flat, b_steps = panels.reshape(-1), [math.prod(panels.shape[axis:]) for axis in (1, 2, 3)]
-    a_flat, a_row, a_k = _flat(a)
+    if b.strides[2] != b.itemsize and M * (K + N) < K * N:
+        return turned(_in_parts(b.swapaxes(1, 2), turned(a), parts))
+    if not K or not batch * M * N:
+        return zeros((batch, M, N), a.dtype)
     c = empty((parts, batch, M, N), a.dtype)
-    multiply(a_flat, a_row, a_k, b_flat, tuple(b_steps), np.zeros(N, a.dtype), c, K)
+    _multiply(a, b, np.zeros(N, a.dtype), c, least(False, a.dtype), NEAR)
     return _sum(c)
+
+
+def _multiply(a, b, start, c, floor, far):
+    """c[p] = max(start + a @ b over the p-th part of K, floor)"""
+    (M, K), N, panel = a.shape[1:], b.shape[2], panel_columns(b.itemsize)
+    is_turned = b.swapaxes(1, 2).flags.c_contiguous and not b.flags.c_contiguous
+    if is_turned or not fills_vectors(N, b.dtype) or M >= MANY and K * N <= SMALL:
+        b = _panels(b, is_turned)
+        steps = b.strides[0], b.strides[1], b.strides[2]
+    else:
+        b = np.ascontiguousarray(b)
+        steps = b.strides[0], panel * b.itemsize, b.strides[1]
+    a_flat, a_row, a_k = _flat(a)
+    rows = ROWS * max(1, min(RUN // (ROWS * K), M // (ROWS * TASKS)))
+    multiply(a_flat, a_row, a_k, b.reshape(-1), tuple(step // b.itemsize for step in steps), start, c, K, floor, far,
+             rows, numba.get_num_threads(), none_taken())
 
 
 def _sum(parts):
     return parts[0] if len(parts) == 1 else sum_parts(parts)
 
 
-def _panels(b):
-    """b (batch, N, K) turned: (batch, panels, K, columns of a panel), the last panel with columns to spare"""
-    batch, N, K = b.shape
-    panels = empty((batch, -(-N // COLUMNS), K, min(N, COLUMNS)), b.dtype)
-    turn(b, panels)
+def _panels(b, is_turned):
+    """b (batch, K, N) as (batch, panels, K, columns of a panel), the last panel with columns to spare"""
+    batch, K, N = b.shape
+    width = panel_columns(b.itemsize)
+    panels = empty((batch, -(-N // width), K, width), b.dtype)
+    if is_turned:
+        turn(b.swapaxes(1, 2), panels)
+    else:
+        cut(np.ascontiguousarray(b), panels)
     return panels
 
 
@@ -130,32 +176,60 @@ def _flat(a):
 
 
 @kernel
-def multiply(a, a_row, a_k, b, b_steps, zeros, c, K):
-    """c[p] = a @ b over the p-th part of K"""
+def multiply(a, a_row, a_k, b, b_steps, start, c, K, floor, far, rows, lanes, taken):
+    """c[p] = max(start + a @ b over the p-th part of K, floor)"""
     parts, batch, M, N = c.shape
-    for task in prange(parts * batch * ((M + ROWS - 1) // ROWS) * ((N + COLUMNS - 1) // COLUMNS)):
-        _multiply_block(np.int64(task), a, a_row, a_k, b, b_steps, zeros, c, K)
+    tasks = parts * batch * ((M + rows - 1) // rows) * ((N + COLUMNS - 1) // COLUMNS)
+    for _ in prange(lanes):
+        task = take(taken)
+        while task < tasks:
+            _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, rows)
+            task = take(taken)
+        arrived()
 
 
 @inner
-def _multiply_block(task, a, a_row, a_k, b, b_steps, zeros, c, K):
+def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, rows):
     """Some rows and columns of a product, over one part of K."""
     parts, batch, M, N = c.shape
-    down, across = (M + ROWS - 1) // ROWS, (N + COLUMNS - 1) // COLUMNS
+    down, across = (M + rows - 1) // rows, (N + COLUMNS - 1) // COLUMNS
     b_matrix, b_panel, b_k = b_steps
-    matrix, i, j = task // (down * across), task // across % down * ROWS, task % across * COLUMNS
+    matrix, i, j = task // (down * across), task // across % down * rows, task % across * COLUMNS
     part, m = matrix // batch, matrix % batch
     k, end = part * K // parts, (part + 1) * K // parts
-    target = (c.reshape(-1), (matrix * M + i) * N + j, STAY, N)
-    start = (zeros, STAY, STAY, STAY)
+    target = c.reshape(-1), (matrix * M + i) * N + j, N
+    begin = start, j, STAY
+    panel = j // (VECTORS * (VECTOR_BYTES // a.itemsize))
     while True:
         count = min(DEPTH, end - k)
-        block((a, m * M * K + i * a_row + k * a_k, STAY, a_row, STAY, STAY, a_k),
-              (b, m * b_matrix + j // COLUMNS * b_panel + k * b_k, STAY, STAY, b_k),
-              start, target, (ONE, ONE, count), (ONE, min(ROWS, M - i)), min(COLUMNS, N - j), NO_FLOOR, NEAR)
-        start, k = target, k + count
-        if k >= end:
+        is_last = k + count >= end
+        a_part = a, m * M * K + i * a_row + k * a_k, a_row, a_k
+        b_part = b, m * b_matrix + panel * b_panel + k * b_k, b_panel, b_k
+        size, lowest = (min(rows, M - i), min(COLUMNS, N - j), count), floor if is_last else a.dtype.type(-np.inf)
+        where = far[0], far[1] if is_last else STAY
+        if N <= VECTOR_BYTES // 2 // a.itemsize:
+            times("few", a_part, b_part, begin, target, size, lowest, where)
+        else:
+            times("any", a_part, b_part, begin, target, size, lowest, where)
+        begin, k = target, k + count
+        if is_last:
             break
+
+
+@kernel
+def cut(b, panels):
+    """panels[m, p, k, :] = b[m, k, p W:(p + 1) W]"""
+    batch, K, N = b.shape
+    _, count, _, W = panels.shape
+    for task in prange(batch * count):
+        _cut_panel(b[task // count], np.int64(task) % count * W, panels[task // count, task % count])
+
+
+@inner
+def _cut_panel(b, begin, panel):
+    end = min(b.shape[1], begin + panel.shape[1])
+    for k in range(len(b)):
+        copy(b[k, begin:end], panel[k, :end - begin])
 
 
 @kernel
@@ -163,12 +237,13 @@ def turn(a, turned):
     """turned[m, i // W, j, i % W] = a[m, i, j], by squares, so that no cache line is fetched for one number alone"""
     batch, M, N = a.shape
     W = turned.shape[3]
-    down, across = (M + SQUARE - 1) // SQUARE, (N + SQUARE - 1) // SQUARE
+    side = min(SQUARE, W)                                    # then all of its rows go to one panel
+    down, across = (M + side - 1) // side, (N + SQUARE - 1) // SQUARE
     for task in prange(batch * down * across):
-        m, i, j = task // (down * across), task // across % down * SQUARE, task % across * SQUARE
+        m, i, j = task // (down * across), task // across % down * side, task % across * SQUARE
         panel, left = turned[m, i // W], i // W * W
         for column in range(j, min(N, j + SQUARE)):
-            for row in range(i, min(M, i + SQUARE)):
+            for row in range(i, min(M, i + side)):
                 panel[column, row - left] = a[m, row, column]
 
 

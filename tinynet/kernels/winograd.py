@@ -18,7 +18,7 @@ in which X and Y are the images, or images *folded*: 2x2 pixels as one with four
 For a block of tiles, few enough to stay in the second cache, or nearly so (_tiles_at_once):
 
     V[p] = (B^T X B)[p]    tiles x channels of x, at each of the 36 places p
-    M[p] = V[p] U[p]       a matrix product (winograd_product.py); U = G w G^T is made once
+    M[p] = V[p] U[p]       a matrix product (product.py); U = G w G^T is made once
     Y    = A^T M A         the tiles of y, plus the bias; and there too, before they are written, ReLU and 2x2 pooling
 
 The weight gradient is the adjoint, step by step: dU[p] = V[p]^T (A gy A^T)[p], summed over all tiles, gw = G^T dU G.
@@ -44,11 +44,11 @@ from tinynet.kernels.memory import aligned, empty
 from tinynet.kernels.pooling import NO_PLACES, max_pool
 from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
+from tinynet.kernels.product import multiply, panel_columns
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import ONE, ROWS, STAY, least
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, ROWS, STAY, least
 from tinynet.kernels.window import load_window, store_window
-from tinynet.kernels.winograd_product import PANEL, multiply
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, DType, Shape
@@ -58,6 +58,7 @@ CACHE = 3 * 2**18               # bytes of the second cache for V and M
 MOST_TILES = 64                 # of a task
 TASKS = 8                       # a thread, if U stays in the second cache
 SUM_PLACE = N + 1               # of the point 1 along both axes, where a transform adds up all pixels of its tile
+PANEL = panel_columns(4)
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 LEAST_CHANNELS = 16             # 1.2 to 1.6 times as fast as the direct sum; 2 times from 64 on
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
@@ -150,7 +151,7 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     y_sums = np.empty((len(parts), O))
     tiles = min(tiles, total)
     scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
-    add_products(x, y, parts, y_sums, source, grid, r, tiles, scratch, none_taken())
+    add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = empty((r, r, rows, O), x.dtype)
     weights_back(U, w)
@@ -199,7 +200,9 @@ def _convolve(x, U, channels, b, source, target, out_hw, relu, pool=False):
     checks, scratch = np.zeros((tasks, LANES), x.dtype), empty(scratch_shape, x.dtype)
     bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
     epilogue = bias, least(relu, x.dtype), places, ONE if is_streamed(x, y) else STAY
-    if not math.isfinite(convolve(x, U, y, epilogue, source, target, grid, r, tiles, checks, scratch, none_taken())):
+    nothing = np.zeros(columns, x.dtype)
+    total = convolve(x, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch, none_taken())
+    if not math.isfinite(total):
         return None
     return (y, places) if pool else y
 
@@ -269,7 +272,7 @@ def _row_back(U, w, r, begin, plane, step, O):
 
 
 @kernel
-def convolve(x, U, y, epilogue, source, target, grid, r, tiles, checks, scratch, taken):
+def convolve(x, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch, taken):
     """A task is a block of tiles; its bits are the same in whichever lane.
 
     epilogue = (bias, floor, places, streams): y = max(... + bias, floor), of which every 2x2 pixels only the largest
@@ -279,7 +282,7 @@ def convolve(x, U, y, epilogue, source, target, grid, r, tiles, checks, scratch,
     for lane in prange(len(scratch)):
         task = take(taken)
         while task < len(checks):
-            _convolve_tiles(task, len(scratch), x, U, y, epilogue, source, target, grid, r, tiles,
+            _convolve_tiles(task, len(scratch), x, U, nothing, y, epilogue, source, target, grid, r, tiles,
                             checks.reshape(-1), scratch[lane])
             task = take(taken)
         arrived()
@@ -295,7 +298,7 @@ def _total(numbers):
 
 
 @inner
-def _convolve_tiles(task, lanes, x, U, y, epilogue, source, target, grid, r, tiles, checks, scratch):
+def _convolve_tiles(task, lanes, x, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch):
     C, O, plane = source[0]**2 * x.shape[3], target[0]**2 * y.shape[3], U.shape[2]
     first = task * tiles
     count = min(tiles, len(x) * grid[0] * grid[1] - first)
@@ -307,8 +310,8 @@ def _convolve_tiles(task, lanes, x, U, y, epilogue, source, target, grid, r, til
     later = first + lanes * tiles
     place, later_count = _place(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
-        multiply((V, p * v_step, C, ONE), (U.reshape(-1), p * plane, PANEL * C, PANEL), (M, p * m_step, O),
-                 (count, O, C), STAY)
+        multiply("whole", (V, p * v_step, C, NEXT), (U.reshape(-1), p * plane, PANEL * C, PANEL),
+                 (nothing, STAY, STAY), (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR)
         place = _ask_for(x, place, _part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
@@ -444,17 +447,17 @@ def _next(n, row, column, grid):
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 @kernel
-def add_products(x, y, parts, y_sums, source, grid, r, tiles, scratch, taken):
+def add_products(x, y, parts, y_sums, nothing, source, grid, r, tiles, scratch, taken):
     """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place; y_sums[k] of y's pixels"""
     for lane in prange(len(scratch)):
         k = take(taken)
         while k < len(parts):
-            _add_part(k, x, y, parts, y_sums[k], source, grid, r, tiles, scratch[lane])
+            _add_part(k, x, y, parts, y_sums[k], nothing, source, grid, r, tiles, scratch[lane])
             k = take(taken)
 
 
 @inner
-def _add_part(k, x, y, parts, y_sum, source, grid, r, tiles, scratch):
+def _add_part(k, x, y, parts, y_sum, nothing, source, grid, r, tiles, scratch):
     C, O, plane = source[0]**2 * x.shape[3], y.shape[3], parts.shape[3]
     m = N + 1 - r
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
@@ -472,8 +475,9 @@ def _add_part(k, x, y, parts, y_sum, source, grid, r, tiles, scratch):
         x_place = y_place = _place(first + tiles, grid)
         later_count = min(tiles, everything - first - tiles)
         for p in range(N * N):
-            multiply((V, p * v_step, ONE, C), (D, p * d_step, PANEL, O), (sums, p * plane, O), (C, O, count),
-                     np.int64(first > begin))
+            here = sums, p * plane, O
+            multiply("whole", (V, p * v_step, NEXT, C), (D, p * d_step, PANEL, O),
+                     here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, NEAR)
             x_place = _ask_for(x, x_place, _part(later_count, p), source, grid, m, np.int64(N))
             y_place = _ask_for(y, y_place, _part(later_count, p), (ONE, STAY, STAY), grid, m, m)
 
