@@ -1,7 +1,7 @@
 """The machine that is measured: what it is, the threads that both sides get, its two roofs.
 
-No kernel multiplies and adds faster than the register tile does alone, or reads and writes faster than a
-loop that does nothing else. Both are measured, in the same run as what is held against them.
+No kernel multiplies and adds faster than a product of matrices that lie in the first cache, or reads and writes faster
+than a loop that does nothing else. Both are measured, in the same run as what is held against them.
 """
 
 import os

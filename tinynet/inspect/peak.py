@@ -1,4 +1,4 @@
-"""The most that a machine multiplies and adds: the register tile alone, on operands that the first cache holds."""
+"""The most that a machine multiplies and adds: a product of matrices that the first cache holds, again and again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 
 from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import FLAGS
-from tinynet.kernels.tile import NEAR, NO_FLOOR, ROWS, VECTORS, block
+from tinynet.kernels.product import multiply, panel_columns
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, STAY
+from tinynet.kernels.tile import ROWS as TILE_ROWS
 
-COLUMNS = VECTORS * VECTOR_BYTES // 4  # of the register tile in float32
-DEPTH = 192  # products in each sum: A and B together are some 30 KB, which the first cache holds
-REPEATS = 2000  # in each run: a millisecond or so, for the system may interrupt longer ones every time
+ROWS, COLUMNS = 4 * TILE_ROWS, panel_columns(4)  # a few register tiles: setting out is then next to nothing
+DEPTH = 128  # products in each sum: A and B together are 20 to 45 KB, which the first cache holds
+REPEATS = 1000  # in each run: a millisecond or so, for the system may interrupt longer ones every time
 
 
 @functools.cache
@@ -25,7 +27,7 @@ def peak_of_this_machine(threads: int) -> float:
 
 
 def measured_peak(threads: int, seconds: float = 1.0) -> float:
-    """Operations a second in float32, two for each multiply-add, of the register tile alone on every core.
+    """Operations a second in float32, two for each multiply-add, of kernels/product.py alone on every core.
 
     The best of many short runs: a peak is what can be reached.
     """
@@ -59,7 +61,7 @@ def _aligned(size):
 def _multiply_add(a, b, sums, repeats):
     """sums[thread] += repeats * (A @ B), A of ROWS x DEPTH, B of DEPTH x COLUMNS"""
     for thread in numba.prange(len(sums)):
-        c = (sums[thread], 0, 0, COLUMNS)
+        c = (sums[thread], STAY, np.int64(COLUMNS))
         for _ in range(repeats):
-            block((a, 0, 0, DEPTH, 0, 0, 1), (b, 0, 0, 0, COLUMNS), c, c, (1, 1, DEPTH), (1, ROWS), COLUMNS, NO_FLOOR,
-                  NEAR)
+            multiply("whole", (a, STAY, np.int64(DEPTH), NEXT), (b, STAY, STAY, np.int64(COLUMNS)), c, c,
+                     (np.int64(ROWS), np.int64(COLUMNS), np.int64(DEPTH)), NO_FLOOR, NEAR)
