@@ -132,7 +132,7 @@ def _total_weight(target, weight, ignore_index):
         return target.size
     if weight is None:
         return int(np.count_nonzero(target >= 0))
-    counts = np.bincount(target[target >= 0], minlength=weight.size)
+    counts = np.bincount(target.reshape(-1) + 1, minlength=weight.size + 1)[1:]  # without those of -1
     return float((counts * weight)[counts > 0].sum())  # a class that isn't there may weigh NaN or Inf
 
 
