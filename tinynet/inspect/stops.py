@@ -463,9 +463,10 @@ def registers() -> tuple[Any, ...]:
     True
 
     A stride makes the step larger, a dilation another one; a transposed matrix has its two steps swapped; the weight
-    gradient reads A across. tile.py takes a step for every index and does all of them. It writes vector instructions
-    by hand, as do a few files beside it, such as winograd_transform.py, which borrow its `Operand` and its `Vector`.
-    Everything else is Python, plain or compiled. Here the tour ends.
+    gradient reads A across. tile.py takes a step for every index and does all of them; product.py has the same tile for
+    plain matrices, which are simpler. They write vector instructions by hand, as do a few files beside them, such as
+    winograd_transform.py, with the `Operand` and the `Vector` of emit.py. Everything else is Python, plain or
+    compiled. Here the tour ends.
     """
     return tile.block, tile._emit_tiles, convolution._correlate_phase
 

@@ -4,11 +4,12 @@
 
 (The rows are the images of a batch: what an image gives must not depend on the others.)
 
-The nest of loops (product.py) walks over A in any steps. A transposed A it reads in steps of whole rows, so that what a
-task needs of it meets in a few sets of the caches; where there are many columns to use it for, the task first copies it
-into one piece (dense layers' weight gradients: a fifth less time). It wants B's columns side by side, best in panels. Of a transposed B panels are made, or C.T = B.T @ A.T is computed, where A has to be copied,
-and C to be turned: whichever moves less. A B with its columns side by side is read as it is by few rows of A; for
-many, panels are made of it, too.
+The nest of loops (product.py) walks over A in any steps. A transposed A it reads in steps of whole rows, so that what
+a task needs of it meets in a few sets of the caches; where there are many columns to use it for, the task first copies
+it into one piece (dense layers' weight gradients: a fifth less time). It wants B's columns side by side, best in
+panels. Of a transposed B panels are made, or C.T = B.T @ A.T is computed, where A has to be copied, and C to be
+turned: whichever moves less. A B with its columns side by side is read as it is by few rows of A; for many, panels
+are made of it, too.
 
 So are convolutions of 1x1 computed, whose pixels are the rows: `affine`.
 
@@ -37,7 +38,7 @@ ROWS, COLUMNS, DEPTH = 96, 128, 256
 RUN = 2 ** 15
 MANY, SMALL = 128, 2 ** 18      # rows of A, and numbers of B, for which panels are worth the copy
 MANY_COLUMNS = 64               # of C, for which a task's part of a transposed A is worth the copy
-TASKS = 8                       # wanted at least: where a row of C is too short for so many, K is cut into parts
+TASKS = 4                       # wanted at least: where a row of C is too short for so many, K is cut into parts
 SQUARE = 16                     # is turned at once: as many cache lines are read, and as many written
 LARGE = 2 ** 15                 # numbers of a matrix; smaller ones NumPy turns as fast
 

@@ -1,4 +1,4 @@
-"""The register tile, the one inner loop of convolutions and matrix products:
+"""The register tile, the inner loop of convolutions:
 
     C[h, w, i] = max(floor, S[h, w, i] + sum over u, v, k of  A[h, w, u, v, k] * B[u, v, k, i])
 
@@ -16,9 +16,10 @@ vector; and these 10 loads serve 16 multiply-adds:
 
 No operand has to be brought into a special layout. Each is a flat array, an offset, and a step for each
 index (only the columns i must be neighbours). Steps may overlap, be negative or be zero. So the same loop
-computes a product with a transposed matrix (two steps swapped), a convolution (a pixel's step is smaller
-than its window), a strided or a dilated one, sums that start from a bias (S is the bias, with steps of
-zero), sums that go on (S is C), and a ReLU behind it all (a floor of 0; without, it is -Inf).
+computes a convolution (a pixel's step is smaller than its window), a strided or a dilated one, a weight
+gradient (which reads A across), sums that start from a bias (S is the bias, with steps of zero), sums that
+go on (S is C), and a ReLU behind it all (a floor of 0; without, it is -Inf). Where all is plain matrices,
+the same tile needs fewer questions before it begins: product.py.
 
 The loop is emitted as LLVM vector instructions: left to itself, a compiler finds half of this speed.
 """
