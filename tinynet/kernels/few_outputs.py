@@ -16,8 +16,9 @@ from numba.extending import intrinsic
 from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, emit_loop
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
+from tinynet.kernels.product import multiply
 from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import NEXT, NO_FLOOR, ONE, STAY, block
+from tinynet.kernels.tile import NEXT, NO_FLOOR, ONE, STAY, VECTORS
 from tinynet.kernels.window import clear, copy
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, Shape
@@ -107,10 +108,10 @@ def _multiply_row(x, weights, nothing, place, left, row):
     clear(row[:begin * columns])
     clear(row[end * columns:])
     if end > begin:
-        block((x.reshape(-1), ((n * H + h) * W + begin - left) * C, STAY, C, STAY, STAY, NEXT),
-              (weights.reshape(-1), STAY, STAY, STAY, columns),
-              (nothing, STAY, STAY, STAY), (row, begin * columns, STAY, columns),
-              (ONE, ONE, C), (ONE, end - begin), columns, NO_FLOOR, (ONE, STAY))
+        panel = np.int64(VECTORS * (VECTOR_BYTES // x.itemsize))
+        multiply("whole", (x.reshape(-1), ((n * H + h) * W + begin - left) * C, C, NEXT),
+                 (weights.reshape(-1), STAY, panel, columns), (nothing, STAY, STAY), (row, begin * columns, columns),
+                 (end - begin, columns, C), NO_FLOOR, (ONE, STAY))
 
 
 @intrinsic
