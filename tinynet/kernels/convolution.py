@@ -39,7 +39,7 @@ import numpy as np
 
 from tinynet.kernels import depthwise, few_outputs, winograd
 from tinynet.kernels.activation import relu as rectified
-from tinynet.kernels.emit import VECTOR_BYTES
+from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import affine, fills_vectors, matmul, sum_parts, turned
 from tinynet.kernels.memory import aligned, empty, zeros
@@ -311,9 +311,9 @@ def _correlate_rows(place, scratch, before_pooling, source, weights, bias, targe
         load_window(source, n, top, bottom, left, width, scratch)
         lines = scratch, -(top * width + left) * C, width * C, C
     else:
-        lines = source.reshape(-1), n * H * width * C, width * C, C
+        lines = flattened(source), n * H * width * C, width * C, C
     h0, h1 = i * split[0], min(TH, (i + 1) * split[0])
-    out, at = target.reshape(-1), n * TH * TW * M            # where the first of all rows is, or would be
+    out, at = flattened(target), n * TH * TW * M            # where the first of all rows is, or would be
     lowest, source_is_far = floor, ONE if height == 0 else STAY
     if places.size:
         out, at, lowest, streams = before_pooling, -h0 * TW * M, source.dtype.type(-np.inf), STAY
@@ -348,7 +348,7 @@ def _correlate_phase(place, lines, weights, bias, target, finish, down, f, acros
     for group in range(groups):
         m = group * MG + o
         block((source, at + group * K, advance_u * pitch, advance_v * C, reach_u * pitch, reach_v * C, NEXT),
-              (weights.reshape(-1), (u * KW + v) * tap + group * group_step + o,
+              (flattened(weights), (u * KW + v) * tap + group * group_step + o,
                jump_u * KW * tap, jump_v * tap, tap_columns),
               (bias, m, STAY, STAY),
               (out, to + m, len(down) * TW * M, len(across) * M),
@@ -359,7 +359,7 @@ def _correlate_phase(place, lines, weights, bias, target, finish, down, f, acros
 def _pool_rows(rows, n, first, count, pitch, floor, y, places):
     """y[n, first:first + count] = max(the largest of 2x2 pixels, floor), of rows that are `pitch` long"""
     for i in range(count):
-        best, at = y[n, first + i].reshape(-1), places[n, first + i].reshape(-1)
+        best, at = flattened(y[n, first + i]), flattened(places[n, first + i])
         best_of_four(rows[2 * i * pitch:], rows[(2 * i + 1) * pitch:], best, at, y.shape[3])
         for k in range(best.size):
             best[k] = floor if floor > best[k] else best[k]
@@ -454,7 +454,7 @@ def _add_part(x, y, parts, p, o, columns, is_narrow, scratch, window):
     KH, _, sh, _, top, left, dh, _, _, rows, width, height = window
     N, H, _, C = x.shape
     _, OH, OW, _ = y.shape
-    sums = parts[p].reshape(-1)
+    sums = flattened(parts[p])
     blocks = (OH + rows - 1) // rows
     at_once = max(1, (PIXELS_AT_ONCE if C <= FEW_INPUTS else PIXELS_AT_ONCE // 2) // max(1, OW))
     for t in range(p * N * blocks // len(parts), (p + 1) * N * blocks // len(parts)):
@@ -465,7 +465,7 @@ def _add_part(x, y, parts, p, o, columns, is_narrow, scratch, window):
             load_window(x, n, h0, (i1 - 1) * sh - top + (KH - 1) * dh + 1, -left, width, scratch)
             lines, origin = scratch, 0
         else:
-            lines, origin = x.reshape(-1), (n * H + h0) * width * C
+            lines, origin = flattened(x), (n * H + h0) * width * C
         for i in range(i0, i1, at_once):
             here = lines, origin + (i - i0) * sh * width * C, width * C, C
             _add_rows((n, i, min(at_once, i1 - i)), here, y, sums, window, o, columns, is_narrow)
@@ -483,7 +483,7 @@ def _add_rows(place, lines, y, sums, window, o, columns, is_narrow):
     KH, KW, sh, sw, _, _, dh, dw, groups, _, _, _ = window
     _, OH, OW, O = y.shape
     CG, OG = C // groups, O // groups
-    flat, from_y, pixels = y.reshape(-1), (n * OH + i) * OW * O, (count, ONE, OW)
+    flat, from_y, pixels = flattened(y), (n * OH + i) * OW * O, (count, ONE, OW)
     taps, inner_rows = KW, CG
     if groups == dw == 1:                                    # the taps are neighbours: v and c are one
         taps, inner_rows = 1, KW * CG

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tinynet.kernels.depthwise_tile import PIXELS, pixel_tile, weight_tile
-from tinynet.kernels.emit import VECTOR_BYTES
+from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
@@ -168,7 +168,7 @@ def correlate_channels(source, weights, bias, target, lines, runs, rows, group, 
 @inner
 def _correlate_rows(task, blocks, source, weights, bias, target, lines, runs, rows, group, streams):
     n, first = task // blocks, task % blocks * rows
-    flat = source.reshape(-1), weights.reshape(-1), bias, target.reshape(-1)
+    flat = flattened(source), flattened(weights), bias, flattened(target)
     size = source.shape[1:], target.shape[1], target.shape[2], weights.shape[1]
     for h in range(first, min(target.shape[1], first + rows)):
         for r in range(len(runs)):
@@ -233,7 +233,7 @@ def _add_run(place, x, y, sums, line, run, group):
     KW, wide = sums.shape[1], sums.shape[3]
     tap = len(group) * wide
     lanes = VECTOR_BYTES // x.itemsize
-    flat_x, flat_y, flat = x.reshape(-1), y.reshape(-1), sums.reshape(-1)
+    flat_x, flat_y, flat = flattened(x), flattened(y), flattened(sums)
     at, to, first = ((n * H + row) * W + pixel) * C, ((n * OH + h) * OW + begin) * C, (u * KW + v) * tap
     down, across = reach_u * W * C, reach_v * C
     p = 0

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, emit_loop
+from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, emit_loop, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
 from tinynet.kernels.product import multiply
@@ -92,7 +92,7 @@ def _add_rows(place, x, weights, nothing, start, y, window, products, line):
             # the pixel below and the tap below; the pixel to the right and the tap to the right; the next pixel
             steps = pitch + KW * O, columns + O, columns
             shifted_sums((products, i * pitch), steps, (np.int64(KH), np.int64(KW)), start, (line, np.int64(0)), O, OW)
-            copy(line[:OW * O], y[n, first + i].reshape(-1))
+            copy(line[:OW * O], flattened(y[n, first + i]))
 
 
 @inner
@@ -109,8 +109,8 @@ def _multiply_row(x, weights, nothing, place, left, row):
     clear(row[end * columns:])
     if end > begin:
         panel = np.int64(VECTORS * (VECTOR_BYTES // x.itemsize))
-        multiply("whole", (x.reshape(-1), ((n * H + h) * W + begin - left) * C, C, NEXT),
-                 (weights.reshape(-1), STAY, panel, columns), (nothing, STAY, STAY), (row, begin * columns, columns),
+        multiply("whole", (flattened(x), ((n * H + h) * W + begin - left) * C, C, NEXT),
+                 (flattened(weights), STAY, panel, columns), (nothing, STAY, STAY), (row, begin * columns, columns),
                  (end - begin, columns, C), NO_FLOOR, (ONE, STAY))
 
 

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 
 from tinynet.kernels import vectors
-from tinynet.kernels.emit import VECTOR_BYTES
+from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.product import multiply as times
@@ -202,7 +202,7 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, ro
     matrix, i, j = task // (down * across), task // across % down * rows, task % across * COLUMNS
     part, m = matrix // batch, matrix % batch
     k, end = part * K // parts, (part + 1) * K // parts
-    target = c.reshape(-1), (matrix * M + i) * N + j, N
+    target = flattened(c), (matrix * M + i) * N + j, N
     begin = start, j, STAY
     panel = j // (VECTORS * (VECTOR_BYTES // a.itemsize))
     while True:

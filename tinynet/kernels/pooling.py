@@ -12,6 +12,7 @@ channels.
 
 import numpy as np
 
+from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
 from tinynet.typing import Array, Shape
@@ -112,8 +113,8 @@ def pool_fours(x, y, place):
     N, OH, OW, C = y.shape
     for task in prange(N * OH):
         n, i = task // OH, task % OH
-        best_of_four(x[n, 2 * i].reshape(-1), x[n, 2 * i + 1].reshape(-1), y[n, i].reshape(-1),
-                     place[n, i].reshape(-1), C)
+        best_of_four(flattened(x[n, 2 * i]), flattened(x[n, 2 * i + 1]), flattened(y[n, i]),
+                     flattened(place[n, i]), C)
 
 
 @inner
@@ -164,8 +165,8 @@ def scatter_fours(gy, place, gx):
     N, OH, OW, C = gy.shape
     for task in prange(N * OH):
         n, i = task // OH, task % OH
-        give_to_four(gy[n, i].reshape(-1), place[n, i].reshape(-1), gx[n, 2 * i].reshape(-1),
-                     gx[n, 2 * i + 1].reshape(-1), C)
+        give_to_four(flattened(gy[n, i]), flattened(place[n, i]), flattened(gx[n, 2 * i]),
+                     flattened(gx[n, 2 * i + 1]), C)
 
 
 @inner

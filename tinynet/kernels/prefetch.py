@@ -7,7 +7,7 @@ To ask costs one instruction and changes nothing but time: addresses that don't 
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.emit import Operand, emit_prefetch
+from tinynet.kernels.emit import Operand, emit_prefetch, flattened
 from tinynet.kernels.jit import inner
 
 LINE = 64                       # bytes that come at once
@@ -34,7 +34,7 @@ prefetch = _prefetch_numpy if config.DISABLE_JIT else _prefetch
 def prefetch_window(x, n, top, bottom, left, right):
     """Ask for what is inside of the image of x[n, top:bottom, left:right]."""
     _, H, W, C = x.shape
-    flat = x.reshape(-1)
+    flat = flattened(x)
     left, right = max(0, left), min(right, W)
     for h in range(max(0, top), min(bottom, H)):
         begin = ((n * H + h) * W + left) * C

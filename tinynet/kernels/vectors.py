@@ -10,7 +10,7 @@ with a batch of one image has these three: its input gradient, the layer itself,
 """
 import numpy as np
 
-from tinynet.kernels.emit import VECTOR_BYTES
+from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
 from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, tile
@@ -89,8 +89,8 @@ def _mix_columns(a, b, zeros, parts, p, begin):
     k, end = p * K // len(parts), (p + 1) * K // len(parts)
     width = VECTORS * VECTOR_BYTES // a.itemsize
     for n in range(begin, min(N, begin + COLUMNS), width):
-        tile(1, VECTORS, (a, k, STAY, STAY, STAY, STAY, NEXT), (b.reshape(-1), k * N + n, STAY, STAY, N),
-             (zeros, STAY, STAY, STAY), (parts.reshape(-1), p * N + n, STAY, STAY),
+        tile(1, VECTORS, (a, k, STAY, STAY, STAY, STAY, NEXT), (flattened(b), k * N + n, STAY, STAY, N),
+             (zeros, STAY, STAY, STAY), (flattened(parts), p * N + n, STAY, STAY),
              (ONE, ONE, end - k), (STAY, ONE, ONE), min(N, begin + COLUMNS) - n, NO_FLOOR, NEAR)
 
 

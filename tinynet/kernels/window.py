@@ -1,4 +1,5 @@
 """Windows of images: copied out with zeros where they reach beyond the image, and copied back."""
+from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner
 
 
@@ -6,7 +7,7 @@ from tinynet.kernels.jit import inner
 def load_window(x, n, top, bottom, left, width, scratch):
     """scratch = x[n, top:bottom, left:left + width], zero where that lies outside of the image"""
     _, H, W, C = x.shape
-    flat = x.reshape(-1)
+    flat = flattened(x)
     begin, end = max(0, -left), min(width, W - left)
     for h in range(top, bottom):
         line = scratch[(h - top) * width * C:(h - top + 1) * width * C]
@@ -38,7 +39,7 @@ def clear(target):
 def store_window(window, n, top, bottom, left, width, y):
     """y[n, top:bottom, left:left + width] = window, without what lies outside of the image"""
     _, H, W, C = y.shape
-    flat = y.reshape(-1)
+    flat = flattened(y)
     begin, end = max(0, -left), min(width, W - left)
     if begin >= end:
         return

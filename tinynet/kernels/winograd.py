@@ -38,6 +38,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty
@@ -238,7 +239,7 @@ def _scratch_shape(tiles, rows, columns, m, threads):
 def transform_weights(w, U):
     """U = G w G^T for each pair of channels, as _transformed says"""
     for c in prange(w.shape[2]):
-        _transform_row(w.reshape(-1), U.reshape(-1), np.int64(c), w.shape, U.shape[2])
+        _transform_row(flattened(w), flattened(U), np.int64(c), w.shape, U.shape[2])
 
 
 @inner
@@ -259,7 +260,7 @@ def weights_back(U, w):
     """w = G^T U G for each pair of channels"""
     r, _, C, O = w.shape
     for c in prange(C):
-        _row_back(U.reshape(-1), w.reshape(-1), r, np.int64(c) * O, U.shape[2], C * O, O)
+        _row_back(flattened(U), flattened(w), r, np.int64(c) * O, U.shape[2], C * O, O)
 
 
 @inner
@@ -283,10 +284,10 @@ def convolve(x, U, nothing, y, epilogue, source, target, grid, r, tiles, checks,
         task = take(taken)
         while task < len(checks):
             _convolve_tiles(task, len(scratch), x, U, nothing, y, epilogue, source, target, grid, r, tiles,
-                            checks.reshape(-1), scratch[lane])
+                            flattened(checks), scratch[lane])
             task = take(taken)
         arrived()
-    return _total(checks.reshape(-1))
+    return _total(flattened(checks))
 
 
 @inner
@@ -310,7 +311,7 @@ def _convolve_tiles(task, lanes, x, U, nothing, y, epilogue, source, target, gri
     later = first + lanes * tiles
     place, later_count = _place(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
-        multiply("whole", (V, p * v_step, C, NEXT), (U.reshape(-1), p * plane, PANEL * C, PANEL),
+        multiply("whole", (V, p * v_step, C, NEXT), (flattened(U), p * plane, PANEL * C, PANEL),
                  (nothing, STAY, STAY), (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR)
         place = _ask_for(x, place, _part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
@@ -334,7 +335,7 @@ def _to_places(x, tiles, side, grid, m, size, V, step, window):
     for _ in range(count):
         h, l = row * m * s - top, column * m * s - left
         if h >= 0 and l >= 0 and h + width <= H and l + width <= W:
-            pixels, at, pitch = x.reshape(-1), ((n * H + h) * W + l) * C, W * C
+            pixels, at, pitch = flattened(x), ((n * H + h) * W + l) * C, W * C
         else:
             load_window(x, n, h, h + width, l, width, window)
             pixels, at, pitch = window, 0, width * C
@@ -367,7 +368,7 @@ def _from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
         h, l = row * width - top, column * width - left
         inside = h >= 0 and l >= 0 and h + width <= H and l + width <= W
         if inside:
-            pixels, at, pitch = y.reshape(-1), ((n * H + h) * W + l) * O, W * O
+            pixels, at, pitch = flattened(y), ((n * H + h) * W + l) * O, W * O
         else:
             pixels, at, pitch = window, 0, width * O
         for a in range(s):
@@ -398,7 +399,7 @@ def _from_places_pooled(M, step, y, epilogue, tiles, grid, window, check):
         inside = h + 2 <= H and l + 2 <= W
         at = ((n * H + h) * W + l) * O if inside else 0
         pitch = W * O if inside else 2 * O
-        pixels, ranks = (y.reshape(-1), places.reshape(-1)) if inside else (window, place_window)
+        pixels, ranks = (flattened(y), flattened(places)) if inside else (window, place_window)
         for o in range(0, O, LANES):
             finish_pooled("AT3", (M, i * O + o, N * step, step), (pixels, at + o, pitch, O), (ranks, at + o, pitch, O),
                           (bias, o), floor, check, streams * inside)
@@ -463,7 +464,7 @@ def _add_part(k, x, y, parts, y_sum, nothing, source, grid, r, tiles, scratch):
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
     V, D = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + d_step)]
     window = scratch[N * N * (v_step + d_step):]
-    sums = parts[k].reshape(-1)
+    sums = flattened(parts[k])
     y_sum[:] = 0
     everything = len(x) * grid[0] * grid[1]
     begin, end = k * everything // len(parts), (k + 1) * everything // len(parts)
