@@ -143,7 +143,9 @@ def _multiply_numpy(columns, a, b, s, c, size, floor, far):
         width = min(panel, columns - j)
         B = view(b[0], b[1] + j // panel * b[2], (depth, b[3]), (width, 1))
         S, C = (view(each[0], each[1] + j, (rows, each[2]), (width, 1)) for each in (s, c))
-        values = S + A @ B
+        values = S.copy()
+        for k in range(depth):                       # in this order: that of A @ B depends on how many rows there are
+            values += A[:, k, None] * B[k]
         C[...] = np.where(floor > values, floor, values)
 
 
