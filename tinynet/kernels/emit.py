@@ -12,9 +12,7 @@ from typing import NamedTuple
 from llvmlite import ir
 from numba import config, types
 from numba.core.codegen import get_host_cpu_features
-from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 
 VECTOR_BYTES = 64               # of a vector in the emitted code; LLVM cuts it up where registers are smaller
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
@@ -31,6 +29,8 @@ def _flattened(typing, array):
     """A contiguous array as one with a single axis, in a kernel: numba takes 0.1 s to compile each reshape(-1)."""
     if not isinstance(array, types.Array) or array.layout != "C":
         return None
+    from numba.core.imputils import impl_ret_borrowed  # numba has them when it compiles; before, they take 0.15 s
+    from numba.np.arrayobj import populate_array
     line = array.copy(ndim=1)
 
     def codegen(context, builder, signature, arguments):
