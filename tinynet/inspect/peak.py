@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import FLAGS
+from tinynet.kernels.memory import empty
 from tinynet.kernels.product import multiply, panel_columns
 from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, STAY
 from tinynet.kernels.tile import ROWS as TILE_ROWS
@@ -32,7 +32,7 @@ def measured_peak(threads: int, seconds: float = 1.0) -> float:
     The best of many short runs: a peak is what can be reached.
     """
     rng = np.random.default_rng(0)
-    a, b, sums = (_aligned(size) for size in (ROWS * DEPTH, COLUMNS * DEPTH, threads * ROWS * COLUMNS))
+    a, b, sums = (empty((size,), np.float32) for size in (ROWS * DEPTH, COLUMNS * DEPTH, threads * ROWS * COLUMNS))
     a[:], b[:], sums[:] = rng.standard_normal(a.size), rng.standard_normal(b.size), 0
     sums = sums.reshape(threads, -1)
     _multiply_add(a, b, sums, REPEATS)  # compiles
@@ -48,12 +48,6 @@ def best_time(call: Callable[[], object], seconds: float) -> float:
         call()
         best = min(best, time.perf_counter() - start)
     return best
-
-
-def _aligned(size):
-    """An array whose vectors don't straddle two lines of the cache: a load of one that does counts as two."""
-    array = np.empty(size + VECTOR_BYTES // 4, np.float32)
-    return array[-array.ctypes.data % VECTOR_BYTES // 4 :][:size]
 
 
 # Not a tinynet kernel, whose cache on disk knows nothing of this file's edits: compiled anew in each run.

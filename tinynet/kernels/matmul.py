@@ -36,7 +36,8 @@ from tinynet.typing import Array, DType
 # cache. ROWS are whole tiles, of 6 or of 8; short rows are so many times more that a task has RUN numbers of A.
 ROWS, COLUMNS, DEPTH = 96, 128, 256
 RUN = 2 ** 15
-MANY, SMALL = 128, 2 ** 18      # rows of A, and numbers of B, for which panels are worth the copy
+MANY_ROWS = 128                 # of A, for which it is worth the copy to make panels of B
+MOST_IN_PANELS = 2 ** 18        # numbers of a B that lies well already
 MANY_COLUMNS = 64               # of C, for which a task's part of a transposed A is worth the copy
 TASKS = 4                       # wanted at least: where a row of C is too short for so many, K is cut into parts
 SQUARE = 16                     # is turned at once: as many cache lines are read, and as many written
@@ -142,7 +143,7 @@ def _multiply(a, b, start, c, floor, far):
     """c[p] = max(start + a @ b over the p-th part of K, floor)"""
     (M, K), N, panel = a.shape[1:], b.shape[2], panel_columns(b.itemsize)
     is_turned = b.swapaxes(1, 2).flags.c_contiguous and not b.flags.c_contiguous
-    if is_turned or not fills_vectors(N, b.dtype) or M >= MANY and K * N <= SMALL:
+    if is_turned or not fills_vectors(N, b.dtype) or M >= MANY_ROWS and K * N <= MOST_IN_PANELS:
         b = _panels(b, is_turned)
         steps = b.strides[0], b.strides[1], b.strides[2]
     else:
