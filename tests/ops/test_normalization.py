@@ -179,6 +179,22 @@ def test_nan_and_infinity_stay_in_their_group():
     assert found["layer"].tolist() == [[False, True, False], [False, True, False]]
 
 
+@pytest.mark.parametrize(
+    "norm", [batch_norm, lambda x, w, b: group_norm(x, 2, w, b), lambda x, w, b: layer_norm(x, 6, w, b)]
+)
+def test_float32_whose_squares_are_too_large_for_it(norm):
+    w, b = (p.astype(np.float32) for p in parameters((6,)))
+    x, gy = draw((3, 150, 6)).astype(np.float32), draw((3, 150, 6), 3).astype(np.float32)
+    found = []
+    for scale in np.float32([1e3, 1e25]):                     # eps counts for neither
+        t, weight = (tn.Tensor(a, requires_grad=True) for a in (scale * x, w))
+        y = norm(t, weight, b)
+        y.backward(np.float32(1e15) * gy)
+        found.append((y.numpy(), t.grad.numpy() * scale, weight.grad.numpy()))
+    for small, large in zip(*found, strict=True):
+        check_close(large, small, 1e-4)
+
+
 def test_many_positions_and_samples_in_float32():
     """Sizes at which samples and positions are cut into several chunks."""
     w, b = parameters((6,))

@@ -17,7 +17,8 @@ y again from x, which it reads anyway, by the very function that forward uses: t
 
 So forward reads x twice (moments; standardize) and backward x and gy twice (gradient_sums; input_gradient).
 Sums run position by position with all channels side by side, in chunks that the shape alone decides: of a few
-positions in x's own type, which is twice as fast, and of those sums in float64.
+positions in x's own type, which is twice as fast, and of those sums in float64. Where float32 is too narrow for a
+square, all of it is summed in float64.
 """
 
 from typing import NamedTuple
@@ -51,7 +52,8 @@ def statistics(x: Array, groups: int) -> tuple[Array, Array]:
     partial = np.empty((2, n, chunks(x.shape)[1], groups))
     moments(_flat(x), c, shift, chunks(x.shape), partial)
     first, second = partial.sum(axis=2) / (s * c // groups)
-    return shift + first, np.maximum(second - first * first, 0.0)
+    found = shift + first, np.maximum(second - first * first, 0.0)
+    return _or_wide(found, x, lambda: statistics(x.astype(np.float64), groups))
 
 
 def normalize(x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | None, relu: bool = False) -> Array:
@@ -80,7 +82,20 @@ def sums_of_gradient(gy: Array, x: Array, mean: Array, rstd: Array, w: Array | N
     by_channel = np.empty((2, *chunks(x.shape), c))
     w, b = _or_constant(w, 1, x), _or_constant(b, 0, x)
     gradient_sums(_flat(gy), _flat(x), mean, rstd, w, b, relu, by_group, by_channel)
-    return Sums(*by_group.sum(axis=2) / (s * c // groups), *by_channel.sum(axis=(1, 2)))
+    found = *by_group.sum(axis=2) / (s * c // groups), *by_channel.sum(axis=(1, 2))
+
+    def wide():
+        wide_gy, wide_x, wide_w, wide_b = (each.astype(np.float64) for each in (gy, x, w, b))
+        return sums_of_gradient(wide_gy, wide_x, mean, rstd, wide_w, wide_b, relu)
+
+    return Sums(*_or_wide(found, x, wide))
+
+
+def _or_wide(found, x, wide):
+    """What was found, or, where that isn't finite, `wide()`: a product of two float32 may be too large for float32."""
+    if x.dtype == np.float64 or all(np.isfinite(each).all() for each in found):
+        return found
+    return tuple(np.where(np.isfinite(each), each, other) for each, other in zip(found, wide(), strict=True))
 
 
 def normalize_gradient(gy: Array, x: Array, mean: Array, rstd: Array, w: Array | None, sums: Sums,
