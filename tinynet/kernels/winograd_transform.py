@@ -190,10 +190,10 @@ def _finish_pooled(typing, name, source, target, places, bias, floor, check, str
         bias, floor, streams = vector.load(b.at(), None), vector.spread(arguments[5]), builder.trunc(arguments[7], I1)
 
         def finish(i, lines, total):
-            (left, right), total = _with_bias(vector, lines, bias, total)
-            best = [vector.largest([left[j], right[j], left[j + 1], right[j + 1]]) for j in range(0, len(left), 2)]
+            (upper, lower), total = _with_bias(vector, lines, bias, total)
+            best = [vector.largest([upper[j], upper[j + 1], lower[j], lower[j + 1]]) for j in range(0, len(upper), 2)]
             _store(vector, i, [vector.maximum(value, floor) for value, _ in best], y, streams)
-            for (_, rank), place in zip(best, _column(k, i, len(best)), strict=True):
+            for (_, rank), place in zip(best, _row(k, i, len(best)), strict=True):
                 vector.store_bytes(rank, place)
             return total
 
@@ -204,10 +204,11 @@ def _finish_pooled(typing, name, source, target, places, bias, floor, check, str
 
 
 def _emit_sandwich(vector, factors, x, receive, values, abreast=1):
-    """values = receive(i, [column i of M X M^T], values) for each i; with several abreast, the i-th so many columns
+    """values = receive(i, [row i of M X M^T], values) for each i; with several abreast, the i-th so many rows
 
-    X M^T goes row by row to the stack, and M (X M^T) comes from there column by column. All at once would be 36
-    vectors, more than there are registers: where these are 16 of 32 bytes, LLVM's code took three times as long.
+    M X goes column by column to the stack, and (M X) M^T comes from there row by row. All at once would be 36 vectors,
+    more than there are registers: where these are 16 of 32 bytes, LLVM's code took three times as long. (Column by
+    column, an image would be written in lines that are a whole row apart; past the caches, that takes twice as long.)
     """
     builder, (P, Q) = vector.builder, (len(factors[0]), factors[-1].shape[1])
     between = vector.on_stack(P * Q)
@@ -215,14 +216,14 @@ def _emit_sandwich(vector, factors, x, receive, values, abreast=1):
     def multiply(values):
         return functools.reduce(lambda values, factor: _combine(vector, factor, values), factors[::-1], values)
 
-    def row(i, _):
-        places = _line(x.at(builder.mul(i, x.steps[0])), builder, x.steps[1], Q)
+    def column(i, _):
+        places = _line(x.at(builder.mul(i, x.steps[1])), builder, x.steps[0], Q)
         for p, value in enumerate(multiply([vector.load(place, None) for place in places])):
             at = builder.mul(builder.add(i, I64(p * Q)), I64(vector.lanes))
             vector.store(value, builder.gep(between, [at]), None)
         return []
 
-    def columns(i, values):
+    def rows(i, values):
         lines = []
         for k in range(abreast):
             first = builder.mul(builder.add(builder.mul(i, I64(abreast)), I64(k)), I64(Q * vector.lanes))
@@ -230,8 +231,8 @@ def _emit_sandwich(vector, factors, x, receive, values, abreast=1):
             lines.append(multiply([vector.load(place, None) for place in places]))
         return receive(i, lines, values)
 
-    emit_loop(builder, I64(Q), [], row)
-    return emit_loop(builder, I64(P // abreast), values, columns)
+    emit_loop(builder, I64(Q), [], column)
+    return emit_loop(builder, I64(P // abreast), values, rows)
 
 
 def _with_bias(vector, lines, bias, totals):
@@ -245,13 +246,13 @@ def _add_to(vector, place, totals):
 
 
 def _store(vector, i, line, y, streams=None):
-    """Column i of y = line"""
-    vector.store_all(line, [(place, None) for place in _column(y, i, len(line))], streams)
+    """Row i of y = line"""
+    vector.store_all(line, [(place, None) for place in _row(y, i, len(line))], streams)
 
 
-def _column(operand, i, size):
+def _row(operand, i, size):
     builder = operand.builder
-    return _line(operand.at(builder.mul(i, operand.steps[1])), builder, operand.steps[0], size)
+    return _line(operand.at(builder.mul(i, operand.steps[0])), builder, operand.steps[1], size)
 
 
 def _line(place, builder, step, size):
