@@ -54,6 +54,10 @@ from tinynet.typing import DType
 # so that missing columns cost it a branch each.)
 ROWS, VECTORS = (8, 2) if has_wide_registers() else (6, 1)
 FLAT_ROWS, FLAT_VECTORS = (4, 4) if has_wide_registers() else (4, 1)       # where there are no more rows
+HAS_SLIM, SLIM_ROWS = not has_wide_registers(), 8       # half a vector: whole registers, where these are smaller
+
+# What a tile's row has in bytes
+SLIM, NARROW, WIDE, FLAT = VECTOR_BYTES // 2, VECTOR_BYTES, VECTORS * VECTOR_BYTES, FLAT_VECTORS * VECTOR_BYTES
 
 # Steps to write into an operand, and a count: for the literals 0 and 1, numba would compile one block() a
 # combination.
@@ -67,6 +71,13 @@ AHEAD = 4                       # tiles that A is asked for before it is used
 def least(relu: bool, dtype: DType) -> Any:
     """What a block is at least, as a number of its type."""
     return dtype.type(0 if relu else -np.inf)
+
+
+def effort(columns: int) -> float:
+    """What a row of so many float32 costs in a tile, in vectors. One alone is less than a tile can do: a sixth more."""
+    lanes = VECTOR_BYTES // 4
+    vectors = 0.5 if HAS_SLIM and columns <= lanes // 2 else -(-columns // lanes)
+    return vectors + vectors % 2 / 6
 
 
 @inner
@@ -96,11 +107,13 @@ def block(a, b, s, c, counts, rows, columns, floor, far):
             sr = (s[0], s[1] + h * s[2] + w * s[3] + i, s[2], s[3])
             cr = (c[0], c[1] + h * c[2] + w * c[3] + i, c[2], c[3])
             if is_flat:
-                done = tile(FLAT_ROWS, FLAT_VECTORS, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
+                done = tile(FLAT_ROWS, FLAT, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
             elif VECTORS > 1 and left > lanes:
-                done = tile(ROWS, VECTORS, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
+                done = tile(ROWS, WIDE, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
+            elif HAS_SLIM and left <= lanes // 2:
+                done = tile(SLIM_ROWS, SLIM, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
             else:
-                done = tile(ROWS, 1, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
+                done = tile(ROWS, NARROW, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
             todo -= done                             # what it says that it did, so that no row can be dropped
             w += done
             while w >= width:
@@ -118,25 +131,25 @@ def _copy_rows(s, c, rows, columns, floor):
 
 
 @intrinsic(prefer_literal=True)
-def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns, floor, far):
-    """The first tiles of the rest of a block, of most_rows rows and `vectors` vectors; returns how many rows it did.
+def _tile(typing, most_rows, size, a, b, s, c, counts, rows, columns, floor, far):
+    """The first tiles of the rest of a block, of most_rows rows of `size` bytes; returns how many rows it did.
 
     rows = (w of the first row, how many w, how many rows are left), columns = how many columns are left. As many tiles
     as fit into the rest of the line, or one that goes on in the next line. If fewer rows are left than fit, the missing
     ones are computed as copies of the last and written onto it, the same values again: that is cheaper than to ask.
     Missing columns are neither read nor written.
     """
-    if not isinstance(most_rows, types.IntegerLiteral) or not isinstance(vectors, types.IntegerLiteral):
+    if not isinstance(most_rows, types.IntegerLiteral) or not isinstance(size, types.IntegerLiteral):
         return None
-    signature = types.intp(most_rows, vectors, a, b, s, c, counts, rows, types.intp, floor, far)
-    height, width = most_rows.literal_value, vectors.literal_value
+    signature = types.intp(most_rows, size, a, b, s, c, counts, rows, types.intp, floor, far)
+    height, width = most_rows.literal_value, max(1, size.literal_value // VECTOR_BYTES)        # in vectors
 
     def codegen(context, builder, signature, arguments):
         pairs = zip(signature.args[2:6], arguments[2:6], strict=True)
         operands = [Operand(context, builder, *pair) for pair in pairs]
         counts, rows = [[builder.extract_value(each, i) for i in range(3)] for each in arguments[6:8]]
         (w, line, left), columns = rows, arguments[8]
-        vector = Vector(builder, signature.args[2][0].dtype)
+        vector = Vector(builder, signature.args[2][0].dtype, size.literal_value // width)
         floor, far = context.cast(builder, arguments[9], signature.args[9], signature.args[2][0].dtype), arguments[10]
         a_is_far, c_is_far = (builder.icmp_signed("!=", builder.extract_value(far, i), I64(0)) for i in range(2))
         fitting = builder.sdiv(builder.sub(line, w), I64(height))
@@ -155,14 +168,14 @@ def _tile(typing, most_rows, vectors, a, b, s, c, counts, rows, columns, floor, 
     return signature, codegen
 
 
-def _tile_numpy(most_rows, vectors, a, b, s, c, counts, rows, columns, floor, far):
+def _tile_numpy(most_rows, size, a, b, s, c, counts, rows, columns, floor, far):
     """The same in NumPy, for NUMBA_DISABLE_JIT=1."""
     def view(operand, offset, shape, steps):
         array = operand[0][operand[1] + offset:]
         return np.lib.stride_tricks.as_strided(array, shape, [step * array.itemsize for step in steps])
 
     w, width, left = rows
-    columns = min(columns, vectors * VECTOR_BYTES // a[0].itemsize)
+    columns = min(columns, size // a[0].itemsize)
     weights = view(b, 0, (*counts, columns), (*b[2:], 1))
     results = []
     for r in range(min(left, most_rows * max(1, (width - w) // most_rows))):

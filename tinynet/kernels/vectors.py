@@ -19,7 +19,7 @@ from tinynet.typing import Array
 FEW = 4                         # rows of a
 RUN = 2 ** 14                   # numbers of the matrix that are worth a task, at least
 COLUMNS = 128                   # of a task, where a row vector is multiplied
-VECTORS = 8                     # of a tile there
+WIDTH = 8 * VECTOR_BYTES        # bytes of a tile there
 
 
 def times_transposed(a: Array, b: Array) -> Array:
@@ -87,9 +87,9 @@ def _mix_columns(a, b, zeros, parts, p, begin):
     """A tile of one row: its order of summing is that of a tile of many, so that a row does not depend on others."""
     K, N = b.shape
     k, end = p * K // len(parts), (p + 1) * K // len(parts)
-    width = VECTORS * VECTOR_BYTES // a.itemsize
+    width = WIDTH // a.itemsize
     for n in range(begin, min(N, begin + COLUMNS), width):
-        tile(1, VECTORS, (a, k, STAY, STAY, STAY, STAY, NEXT), (flattened(b), k * N + n, STAY, STAY, N),
+        tile(1, WIDTH, (a, k, STAY, STAY, STAY, STAY, NEXT), (flattened(b), k * N + n, STAY, STAY, N),
              (zeros, STAY, STAY, STAY), (flattened(parts), p * N + n, STAY, STAY),
              (ONE, ONE, end - k), (STAY, ONE, ONE), min(N, begin + COLUMNS) - n, NO_FLOOR, NEAR)
 

@@ -40,7 +40,7 @@ import numpy as np
 
 from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.matmul import sum_parts
+from tinynet.kernels.matmul import sum_parts, turned
 from tinynet.kernels.memory import aligned, empty
 from tinynet.kernels.pooling import NO_PLACES, max_pool
 from tinynet.kernels.prefetch import prefetch_window
@@ -154,39 +154,32 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
     add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
-    w = empty((r, r, rows, O), x.dtype)
-    weights_back(U, w)
+    w = empty((*kernel_hw, C, O), x.dtype)
+    weights_back(U, w, source[0])
     if not np.isfinite(w).all():
         return None
-    w = w if r == 3 else aligned(w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5)).reshape(4, 4, C, O)
     return w, y_sums.sum(0).astype(x.dtype) if sums_y else None
 
 
 def _gathering(w):
-    """U for w itself, or for 4x4 [t, a, t', b, c, o] as [t, t', (a, b, c), o]"""
-    if len(w) == 4:
-        C, O = w.shape[2:]
-        w = w.reshape(2, 2, 2, 2, C, O).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * C, O)
-    return _transformed(w)
+    """U for w as it is: the folds of 4x4 are one below the other"""
+    return _transformed(aligned(w), True)
 
 
 def _scattering(w):
-    """U for w turned round, or for 4x4 [t, a, t', b, c, o] as [1 - t, 1 - t', o, (a, b, c)]"""
-    if len(w) == 3:
-        return _transformed(w[::-1, ::-1].swapaxes(2, 3))
-    C, O = w.shape[2:]
-    phases = w.reshape(2, 2, 2, 2, C, O)[::-1, :, ::-1]
-    return _transformed(phases.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, O, 4 * C))
+    """U for w turned round, and its matrices transposed: the folds of 4x4 are side by side"""
+    return _transformed(turned(w), False)
 
 
-def _transformed(taps):
+def _transformed(w, is_gathering):
     """U = G w G^T, the matrix of each place in panels of PANEL columns, the last one perhaps with some to spare
 
     In rows of O columns a tile's would lie O numbers apart, where that is a power of two in a few sets of the cache.
     """
-    C, O = taps.shape[2:]
-    U = empty((N, N, C * -(-O // PANEL) * PANEL + PLANE_GAP), taps.dtype)
-    transform_weights(aligned(taps), U)
+    s = 2 if len(w) == 4 else 1
+    rows, columns = (s * s * w.shape[2], w.shape[3]) if is_gathering else (w.shape[2], s * s * w.shape[3])
+    U = empty((N, N, rows * -(-columns // PANEL) * PANEL + PLANE_GAP), w.dtype)
+    transform_weights(w, U, s, is_gathering)
     return U
 
 
@@ -236,40 +229,54 @@ def _scratch_shape(tiles, rows, columns, m, threads):
 
 
 @kernel
-def transform_weights(w, U):
-    """U = G w G^T for each pair of channels, as _transformed says"""
-    for c in prange(w.shape[2]):
-        _transform_row(flattened(w), flattened(U), np.int64(c), w.shape, U.shape[2])
+def transform_weights(w, U, s, is_gathering):
+    """U = G w G^T for each pair of channels, as _transformed says; w[t, t'] begins at w[s*t + a, s*t' + b]"""
+    for row in prange(w.shape[2]):
+        for a in range(s):
+            for b in range(s):
+                _transform_row(flattened(w), flattened(U), (a, b, np.int64(row)), w.shape, s, is_gathering, U.shape[2])
 
 
 @inner
-def _transform_row(w, U, c, shape, plane):
-    r, _, C, O = shape
-    step = C * O
+def _transform_row(w, U, place, shape, s, is_gathering, plane):
+    a, b, row = place
+    KH, KW, R, O = shape
+    down, across = s * KW * R * O, s * R * O                 # from tap to tap
+    begin, rows, column = ((a * KW + b) * R + row) * O, R, (a * s + b) * O
+    if is_gathering:
+        row, rows, column = (a * s + b) * R + row, s * s * R, 0
+    else:                                                    # from the last tap to the first
+        begin += (KH // s - 1) * (down + across)
+        down, across = -down, -across
     for o in range(0, O, LANES):
-        panel = o // PANEL * PANEL
-        to = panel * C + c * PANEL + o - panel
-        if r == 3:
-            transform("G3", (w, c * O + o, 3 * step, step), (U, to, N * plane, plane))
+        panel = (column + o) // PANEL * PANEL
+        to = panel * rows + row * PANEL + column + o - panel
+        if KH // s == 3:
+            transform("G3", (w, begin + o, down, across), (U, to, N * plane, plane))
         else:
-            transform("G2", (w, c * O + o, 2 * step, step), (U, to, N * plane, plane))
+            transform("G2", (w, begin + o, down, across), (U, to, N * plane, plane))
 
 
 @kernel
-def weights_back(U, w):
+def weights_back(U, w, s):
     """w = G^T U G for each pair of channels"""
-    r, _, C, O = w.shape
-    for c in prange(C):
-        _row_back(flattened(U), flattened(w), r, np.int64(c) * O, U.shape[2], C * O, O)
+    for c in prange(w.shape[2]):
+        for a in range(s):
+            for b in range(s):
+                _row_back(flattened(U), flattened(w), (a, b, np.int64(c)), w.shape, s, U.shape[2])
 
 
 @inner
-def _row_back(U, w, r, begin, plane, step, O):
-    for o in range(begin, begin + O, LANES):
-        if r == 3:
-            transform("GT3", (U, o, N * plane, plane), (w, o, 3 * step, step))
+def _row_back(U, w, place, shape, s, plane):
+    a, b, c = place
+    KH, KW, C, O = shape
+    down, across = s * KW * C * O, s * C * O
+    from_, to = ((a * s + b) * C + c) * O, ((a * KW + b) * C + c) * O
+    for o in range(0, O, LANES):
+        if KH // s == 3:
+            transform("GT3", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
         else:
-            transform("GT2", (U, o, N * plane, plane), (w, o, 2 * step, step))
+            transform("GT2", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
 
 
 @kernel
