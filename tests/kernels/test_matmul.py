@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.naive import matmul as naive
-from tinynet.kernels.matmul import matmul, sum_parts, turned
+from tinynet.kernels.matmul import matmul, sum_parts
 
 size = st.one_of(st.integers(0, 12), st.integers(13, 140))
 
@@ -100,12 +100,3 @@ def test_nan_and_inf_travel_through_products_with_a_vector(turn_b):
     a[0, 7], b[7, 3], b[9, 4] = np.inf, 0, np.nan
     with np.errstate(invalid="ignore"):
         np.testing.assert_array_equal(np.isnan(matmul(a, b)), np.isnan(naive.matmul(a, b)))
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (200, 300), (2, 256, 130), (1, 1, 257, 128)])
-def test_turned(shape):
-    a = np.random.default_rng(0).standard_normal(shape)
-    for one in (a, a.swapaxes(-1, -2)):
-        result = turned(one)
-        np.testing.assert_array_equal(result, one.swapaxes(-1, -2))
-        assert result.flags.c_contiguous

@@ -41,7 +41,7 @@ from tinynet.kernels import depthwise, few_outputs, winograd
 from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.matmul import affine, fills_vectors, matmul, sum_parts, turned
+from tinynet.kernels.matmul import affine, fills_vectors, matmul, sum_parts
 from tinynet.kernels.memory import aligned, empty, zeros
 from tinynet.kernels.pooling import NO_PLACES, best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
@@ -49,6 +49,7 @@ from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, block, effort, least
 from tinynet.kernels.tile import ROWS as TILE_ROWS
+from tinynet.kernels.turning import turned
 from tinynet.kernels.window import load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array

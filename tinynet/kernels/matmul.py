@@ -23,12 +23,13 @@ import numpy as np
 from tinynet.kernels import vectors
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.memory import aligned, empty, zeros
+from tinynet.kernels.memory import empty, zeros
 from tinynet.kernels.product import multiply as times
 from tinynet.kernels.product import panel_columns
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEAR, ONE, STAY, VECTORS, least
+from tinynet.kernels.turning import turn, turned
 from tinynet.kernels.window import copy
 from tinynet.typing import Array, DType
 
@@ -40,8 +41,6 @@ MANY_ROWS = 128                 # of A, for which it is worth the copy to make p
 MOST_IN_PANELS = 2 ** 18        # numbers of a B that lies well already
 MANY_COLUMNS = 64               # of C, for which a task's part of a transposed A is worth the copy
 TASKS = 4                       # wanted at least: where a row of C is too short for so many, K is cut into parts
-SQUARE = 16                     # is turned at once: as many cache lines are read, and as many written
-LARGE = 2 ** 15                 # numbers of a matrix; smaller ones NumPy turns as fast
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -62,21 +61,6 @@ def sum_parts(parts: Array) -> Array:
     total = empty(parts.shape[1:], parts.dtype)
     add_parts(parts.reshape(len(parts), -1), total.reshape(-1))
     return total
-
-
-def turned(a: Array) -> Array:
-    """a (..., M, N) as (..., N, M), contiguous, from the beginning of a cache line.
-
-    >>> turned(np.array([[1.0, 2.0]]))
-    array([[1.],
-           [2.]])
-    """
-    *leading, M, N = a.shape
-    if M * N < LARGE or a.swapaxes(-1, -2).flags.c_contiguous:
-        return aligned(a.swapaxes(-1, -2))
-    result = empty((math.prod(leading), 1, N, M), a.dtype)
-    turn(np.ascontiguousarray(a).reshape(-1, M, N), result)
-    return result.reshape(*leading, N, M)
 
 
 def _product(a, b):
@@ -247,21 +231,6 @@ def _cut_panel(b, begin, panel):
     end = min(b.shape[1], begin + panel.shape[1])
     for k in range(len(b)):
         copy(b[k, begin:end], panel[k, :end - begin])
-
-
-@kernel
-def turn(a, turned):
-    """turned[m, i // W, j, i % W] = a[m, i, j], by squares, so that no cache line is fetched for one number alone"""
-    batch, M, N = a.shape
-    W = turned.shape[3]
-    side = min(SQUARE, W)                                    # then all of its rows go to one panel
-    down, across = (M + side - 1) // side, (N + SQUARE - 1) // SQUARE
-    for task in prange(batch * down * across):
-        m, i, j = task // (down * across), task // across % down * side, task % across * SQUARE
-        panel, left = turned[m, i // W], i // W * W
-        for column in range(j, min(N, j + SQUARE)):
-            for row in range(i, min(M, i + side)):
-                panel[column, row - left] = a[m, row, column]
 
 
 @kernel

@@ -40,7 +40,7 @@ import numpy as np
 
 from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.matmul import sum_parts, turned
+from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty
 from tinynet.kernels.pooling import NO_PLACES, max_pool
 from tinynet.kernels.prefetch import prefetch_window
@@ -49,6 +49,7 @@ from tinynet.kernels.product import multiply, panel_columns
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, ROWS, STAY, least
+from tinynet.kernels.turning import turned
 from tinynet.kernels.window import load_window, store_window
 from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform
 from tinynet.shapes import Geometry
