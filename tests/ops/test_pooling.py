@@ -10,6 +10,7 @@ import tinynet as tn
 from tests.checks import check_close, check_op, distinct, draw
 from tests.naive import pooling as naive
 from tinynet.kernels import pooling as kernels
+from tinynet.kernels.tasks import none_taken
 from tinynet.ops.pooling import avg_pool2d, max_pool2d
 
 
@@ -78,10 +79,10 @@ def test_two_by_two_windows_side_by_side(channels):
     shape, window = (2, 4, 6, channels), ((2, 2), (2, 2), ((0, 0), (0, 0)))
     x = np.random.default_rng(0).choice([-np.inf, -1.0, 1.0, np.nan], shape, p=[0.4, 0.3, 0.2, 0.1])
     y, place = np.full((2, 2, 3, channels), 5.0), np.full((2, 2, 3, channels), 5, np.uint8)
-    kernels.pool_fours(x, y, place)
+    kernels.pool_fours(x, y, place, 1, none_taken())
     np.testing.assert_array_equal(y, naive.max_pool2d(x, *window))
     gy, gx = draw(y.shape), np.full(shape, np.nan)
-    kernels.scatter_fours(gy, place, gx)
+    kernels.scatter_fours(gy, place, gx, 1, none_taken())
     check_close(gx, naive.max_pool2d_gradient(gy, x, *window), 1e-14)
     np.testing.assert_array_equal(gx, kernels.max_pool_scatter(gy, place, shape, (2, 2), (2, 2), (0, 0)))
 

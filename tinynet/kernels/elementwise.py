@@ -7,10 +7,12 @@ passes over memory. Here each function is one pass: a line in `_apply`, the tabl
 chunks, which is compiled once for the whole table, picks the line by its number.
 """
 
+import numba
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array
 
 LARGE = 65536  # elements; for fewer NumPy is faster than waking threads
@@ -65,15 +67,19 @@ def apply(code: int, x: Array, y: Array, factor: float = 1.0, bound: float = 1.0
     z = empty(x.shape, x.dtype) if out is None else out
     number = x.dtype.type
     x, y = np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(y).reshape(-1)
-    _elementwise(code, x, y, number(factor), number(bound), z.reshape(-1))
+    numbers = number(factor), number(bound)
+    _elementwise(code, x, y, *numbers, z.reshape(-1), numba.get_num_threads(), none_taken())
     return z
 
 
 @kernel
-def _elementwise(code, x, y, factor, bound, z):
+def _elementwise(code, x, y, factor, bound, z, lanes, taken):
     step = CHUNK // y.size * y.size if y.size < x.size else CHUNK  # whole rows
-    for task in prange((x.size + CHUNKS * step - 1) // (CHUNKS * step)):
-        _chunks(code, x, y, factor, bound, z, step, np.int64(task) * CHUNKS * step)
+    for _ in prange(lanes):
+        task = take(taken)
+        while task < (x.size + CHUNKS * step - 1) // (CHUNKS * step):
+            _chunks(code, x, y, factor, bound, z, step, task * CHUNKS * step)
+            task = take(taken)
 
 
 @inner

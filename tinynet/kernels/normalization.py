@@ -23,10 +23,12 @@ square, all of it is summed in float64.
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array, Shape
 
 CHUNKS = 64  # at most: enough to keep many cores busy
@@ -50,7 +52,7 @@ def statistics(x: Array, groups: int) -> tuple[Array, Array]:
     n, s, c = x.shape
     shift = x[:, 0, :: c // groups].astype(np.float64)
     partial = np.empty((2, n, chunks(x.shape)[1], groups))
-    moments(_flat(x), c, shift, chunks(x.shape), partial)
+    moments(_flat(x), c, shift, chunks(x.shape), partial, numba.get_num_threads(), none_taken())
     first, second = partial.sum(axis=2) / (s * c // groups)
     found = shift + first, np.maximum(second - first * first, 0.0)
     return _or_wide(found, x, lambda: statistics(x.astype(np.float64), groups))
@@ -60,7 +62,7 @@ def normalize(x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | No
     """y = (x - mean) rstd w + b, or max(y, 0); w and b may be None."""
     y = empty(x.shape, x.dtype)
     w, b = _or_constant(w, 1, x), _or_constant(b, 0, x)
-    standardize(_flat(x), mean, rstd, w, b, relu, chunks(x.shape), _flat(y))
+    standardize(_flat(x), mean, rstd, w, b, relu, chunks(x.shape), _flat(y), numba.get_num_threads(), none_taken())
     return y
 
 
@@ -81,7 +83,8 @@ def sums_of_gradient(gy: Array, x: Array, mean: Array, rstd: Array, w: Array | N
     by_group = np.empty((2, n, chunks(x.shape)[1], groups))
     by_channel = np.empty((2, *chunks(x.shape), c))
     w, b = _or_constant(w, 1, x), _or_constant(b, 0, x)
-    gradient_sums(_flat(gy), _flat(x), mean, rstd, w, b, relu, by_group, by_channel)
+    threads = numba.get_num_threads()
+    gradient_sums(_flat(gy), _flat(x), mean, rstd, w, b, relu, by_group, by_channel, threads, none_taken())
     found = *by_group.sum(axis=2) / (s * c // groups), *by_channel.sum(axis=(1, 2))
 
     def wide():
@@ -104,7 +107,8 @@ def normalize_gradient(gy: Array, x: Array, mean: Array, rstd: Array, w: Array |
     gx = empty(x.shape, x.dtype)
     w, b, tasks = _or_constant(w, 1, x), _or_constant(b, 0, x), chunks(x.shape)
     input_gradient(
-        _flat(gy), _flat(x), mean, rstd, w, b, relu, sums.gradient, sums.correlation, tasks, _flat(gx)
+        _flat(gy), _flat(x), mean, rstd, w, b, relu, sums.gradient, sums.correlation, tasks, _flat(gx),
+        numba.get_num_threads(), none_taken(),
     )
     return gx
 
@@ -172,7 +176,7 @@ def weighted_sum(w, values):
 
 
 @kernel
-def moments(x, C, shift, tasks, partial):
+def moments(x, C, shift, tasks, partial, lanes, taken):
     """partial[0] = sum of d, partial[1] = sum of d^2 by sample, chunk and group, with d = x - shift.
 
     The variance is A(d^2) - A(d)^2: a difference of two large numbers, were d not taken from one of the
@@ -182,136 +186,148 @@ def moments(x, C, shift, tasks, partial):
     T, P = tasks
     G = shift.shape[1]
     D = C // G
-    for task in prange(T * P):
-        t, p = task // P, task % P
+    for _ in prange(lanes):
         L, ones = side_by_side(C, S) * C, np.ones(C)
         s1, s2, origin = np.empty(L), np.empty(L), np.empty(L, x.dtype)
         few1, few2 = np.zeros(L, x.dtype), np.zeros(L, x.dtype)
-        for n in range(t * N // T, (t + 1) * N // T):
-            spread(shift[n], ones, origin)
-            s1[:] = 0
-            s2[:] = 0
-            begin, stop = p * S // P * C, (p + 1) * S // P * C
-            for first in range(begin, stop, RUN * L):
-                for i in range(first, min(first + RUN * L, stop), L):
-                    row = x[n, i : min(i + L, stop)]
-                    for c in range(len(row)):
-                        d = row[c] - origin[c]
-                        few1[c] += d
-                        few2[c] += d * d
-                move(few1, s1)
-                move(few2, s2)
-            fold(s1, C)
-            fold(s2, C)
-            for g in range(G):
-                partial[0, n, p, g] = s1[g * D : (g + 1) * D].sum()
-                partial[1, n, p, g] = s2[g * D : (g + 1) * D].sum()
+        task = take(taken)
+        while task < T * P:
+            t, p = task // P, task % P
+            for n in range(t * N // T, (t + 1) * N // T):
+                spread(shift[n], ones, origin)
+                s1[:] = 0
+                s2[:] = 0
+                begin, stop = p * S // P * C, (p + 1) * S // P * C
+                for first in range(begin, stop, RUN * L):
+                    for i in range(first, min(first + RUN * L, stop), L):
+                        row = x[n, i : min(i + L, stop)]
+                        for c in range(len(row)):
+                            d = row[c] - origin[c]
+                            few1[c] += d
+                            few2[c] += d * d
+                    move(few1, s1)
+                    move(few2, s2)
+                fold(s1, C)
+                fold(s2, C)
+                for g in range(G):
+                    partial[0, n, p, g] = s1[g * D : (g + 1) * D].sum()
+                    partial[1, n, p, g] = s2[g * D : (g + 1) * D].sum()
+            task = take(taken)
 
 
 @kernel
-def standardize(x, mean, rstd, w, b, relu, tasks, y):
+def standardize(x, mean, rstd, w, b, relu, tasks, y, lanes, taken):
     """y = (x - mean) rstd w + b, or max(y, 0)."""
     C = len(w)
     N, S = x.shape[0], x.shape[1] // C
     T, P = tasks
     zero = x.dtype.type(0)
-    for task in prange(T * P):
-        t, p = task // P, task % P
+    for _ in prange(lanes):
         L, ones = side_by_side(C, S) * C, np.ones(C)
         m, scale, bias = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
         repeat(b, C, bias)
-        for n in range(t * N // T, (t + 1) * N // T):
-            spread(mean[n], ones, m)
-            spread(rstd[n], w, scale)
-            stop = (p + 1) * S // P * C
-            for i in range(p * S // P * C, stop, L):
-                row, out = x[n, i : min(i + L, stop)], y[n, i : min(i + L, stop)]
-                if relu:
-                    for c in range(len(row)):
-                        value = affine(row[c], m[c], scale[c], bias[c])
-                        out[c] = zero if value <= 0 else value
-                else:
-                    for c in range(len(row)):
-                        out[c] = affine(row[c], m[c], scale[c], bias[c])
+        task = take(taken)
+        while task < T * P:
+            t, p = task // P, task % P
+            for n in range(t * N // T, (t + 1) * N // T):
+                spread(mean[n], ones, m)
+                spread(rstd[n], w, scale)
+                stop = (p + 1) * S // P * C
+                for i in range(p * S // P * C, stop, L):
+                    row, out = x[n, i : min(i + L, stop)], y[n, i : min(i + L, stop)]
+                    if relu:
+                        for c in range(len(row)):
+                            value = affine(row[c], m[c], scale[c], bias[c])
+                            out[c] = zero if value <= 0 else value
+                    else:
+                        for c in range(len(row)):
+                            out[c] = affine(row[c], m[c], scale[c], bias[c])
+            task = take(taken)
 
 
 @kernel
-def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel):
+def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, taken):
     """Sums of gy and gy xh: weighted with w by (sample, chunk, group), plain by (task, channel)."""
     _, T, P, C = by_channel.shape
     N, S = x.shape[0], x.shape[1] // C
     G = mean.shape[1]
     D = C // G
     zero = x.dtype.type(0)
-    for task in prange(T * P):
-        t, p = task // P, task % P
-        total1, total2 = by_channel[0, t, p], by_channel[1, t, p]
-        total1[:] = 0
-        total2[:] = 0
+    for _ in prange(lanes):
         L, ones = side_by_side(C, S) * C, np.ones(C)
         s1, s2 = np.empty(L), np.empty(L)
         few1, few2 = np.zeros(L, x.dtype), np.zeros(L, x.dtype)
         m, scale, bias = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
         gated = np.empty(L, x.dtype)
         repeat(b, C, bias)
-        for n in range(t * N // T, (t + 1) * N // T):
-            spread(mean[n], ones, m)
-            spread(rstd[n], w, scale)
-            s1[:] = 0
-            s2[:] = 0
-            begin, stop = p * S // P * C, (p + 1) * S // P * C
-            for first in range(begin, stop, RUN * L):
-                for i in range(first, min(first + RUN * L, stop), L):
-                    row, g_row = x[n, i : min(i + L, stop)], gy[n, i : min(i + L, stop)]
-                    if relu:
+        task = take(taken)
+        while task < T * P:
+            t, p = task // P, task % P
+            total1, total2 = by_channel[0, t, p], by_channel[1, t, p]
+            total1[:] = 0
+            total2[:] = 0
+            for n in range(t * N // T, (t + 1) * N // T):
+                spread(mean[n], ones, m)
+                spread(rstd[n], w, scale)
+                s1[:] = 0
+                s2[:] = 0
+                begin, stop = p * S // P * C, (p + 1) * S // P * C
+                for first in range(begin, stop, RUN * L):
+                    for i in range(first, min(first + RUN * L, stop), L):
+                        row, g_row = x[n, i : min(i + L, stop)], gy[n, i : min(i + L, stop)]
+                        if relu:
+                            for c in range(len(row)):
+                                value = g_row[c]  # read in any case: then no branch stops the loop from vectorising
+                                gated[c] = zero if affine(row[c], m[c], scale[c], bias[c]) <= 0 else value
+                            g_row = gated[: len(row)]
                         for c in range(len(row)):
-                            value = g_row[c]  # read in any case: then no branch stops the loop from vectorising
-                            gated[c] = zero if affine(row[c], m[c], scale[c], bias[c]) <= 0 else value
-                        g_row = gated[: len(row)]
-                    for c in range(len(row)):
-                        few1[c] += g_row[c]
-                        few2[c] += g_row[c] * (row[c] - m[c])
-                move(few1, s1)
-                move(few2, s2)
-            fold(s1, C)
-            fold(s2, C)
-            for c in range(C):
-                s2[c] += s1[c] * (m[c] - mean[n, c // D])  # what rounding took from the mean
-            for g in range(G):
-                s2[g * D : (g + 1) * D] *= rstd[n, g]
-                by_group[0, n, p, g] = weighted_sum(w[g * D : (g + 1) * D], s1[g * D : (g + 1) * D])
-                by_group[1, n, p, g] = weighted_sum(w[g * D : (g + 1) * D], s2[g * D : (g + 1) * D])
-            total1 += s1[:C]
-            total2 += s2[:C]
+                            few1[c] += g_row[c]
+                            few2[c] += g_row[c] * (row[c] - m[c])
+                    move(few1, s1)
+                    move(few2, s2)
+                fold(s1, C)
+                fold(s2, C)
+                for c in range(C):
+                    s2[c] += s1[c] * (m[c] - mean[n, c // D])  # what rounding took from the mean
+                for g in range(G):
+                    s2[g * D : (g + 1) * D] *= rstd[n, g]
+                    by_group[0, n, p, g] = weighted_sum(w[g * D : (g + 1) * D], s1[g * D : (g + 1) * D])
+                    by_group[1, n, p, g] = weighted_sum(w[g * D : (g + 1) * D], s2[g * D : (g + 1) * D])
+                total1 += s1[:C]
+                total2 += s2[:C]
+            task = take(taken)
 
 
 @kernel
-def input_gradient(gy, x, mean, rstd, w, b, relu, gradient, correlation, tasks, gx):
+def input_gradient(gy, x, mean, rstd, w, b, relu, gradient, correlation, tasks, gx, lanes, taken):
     """gx = a gy - q (x - mean) - r  with  a = rstd w,  q = rstd^2 correlation,  r = rstd gradient."""
     C = len(w)
     N, S = x.shape[0], x.shape[1] // C
     T, P = tasks
     zero = x.dtype.type(0)
-    for task in prange(T * P):
-        t, p = task // P, task % P
+    for _ in prange(lanes):
         L, ones = side_by_side(C, S) * C, np.ones(C)
         m, a, bias = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
         q, r = np.empty(L, x.dtype), np.empty(L, x.dtype)
         repeat(b, C, bias)
-        for n in range(t * N // T, (t + 1) * N // T):
-            spread(mean[n], ones, m)
-            spread(rstd[n], w, a)
-            spread(rstd[n] * rstd[n] * correlation[n], ones, q)
-            spread(rstd[n] * gradient[n], ones, r)
-            stop = (p + 1) * S // P * C
-            for i in range(p * S // P * C, stop, L):
-                j = min(i + L, stop)
-                row, g_row, out = x[n, i:j], gy[n, i:j], gx[n, i:j]
-                if relu:
-                    for c in range(len(row)):
-                        value = g_row[c]
-                        value = zero if affine(row[c], m[c], a[c], bias[c]) <= 0 else value
-                        out[c] = a[c] * value - q[c] * (row[c] - m[c]) - r[c]
-                else:
-                    for c in range(len(row)):
-                        out[c] = a[c] * g_row[c] - q[c] * (row[c] - m[c]) - r[c]
+        task = take(taken)
+        while task < T * P:
+            t, p = task // P, task % P
+            for n in range(t * N // T, (t + 1) * N // T):
+                spread(mean[n], ones, m)
+                spread(rstd[n], w, a)
+                spread(rstd[n] * rstd[n] * correlation[n], ones, q)
+                spread(rstd[n] * gradient[n], ones, r)
+                stop = (p + 1) * S // P * C
+                for i in range(p * S // P * C, stop, L):
+                    j = min(i + L, stop)
+                    row, g_row, out = x[n, i:j], gy[n, i:j], gx[n, i:j]
+                    if relu:
+                        for c in range(len(row)):
+                            value = g_row[c]
+                            value = zero if affine(row[c], m[c], a[c], bias[c]) <= 0 else value
+                            out[c] = a[c] * value - q[c] * (row[c] - m[c]) - r[c]
+                    else:
+                        for c in range(len(row)):
+                            out[c] = a[c] * g_row[c] - q[c] * (row[c] - m[c]) - r[c]
+            task = take(taken)

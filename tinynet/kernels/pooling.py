@@ -10,11 +10,13 @@ that overlapping windows need no atomic sums, and threads cannot change a bit. T
 channels.
 """
 
+import numba
 import numpy as np
 
 from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array, Shape
 
 NO_PLACES = np.empty((0, 0, 0, 0), np.uint8)  # of largest pixels, where a kernel that could choose some doesn't
@@ -31,7 +33,7 @@ def max_pool(x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], pa
     place = empty(y.shape, np.uint8 if kernel_size[0] * kernel_size[1] <= 256 else np.int32)
     x = np.ascontiguousarray(x)
     if _side_by_side(x.shape, size, kernel_size, stride, padding):
-        pool_fours(x, y, place)
+        pool_fours(x, y, place, numba.get_num_threads(), none_taken())
     else:
         pool(x, *kernel_size, *stride, *padding, y, place)
     return y, place
@@ -43,7 +45,7 @@ def max_pool_scatter(gy: Array, place: Array, shape: Shape, kernel_size: tuple[i
     gx = empty(shape, gy.dtype)
     gy = np.ascontiguousarray(gy)
     if _side_by_side(shape, gy.shape[1:3], kernel_size, stride, padding):
-        scatter_fours(gy, place, gx)
+        scatter_fours(gy, place, gx, numba.get_num_threads(), none_taken())
     else:
         scatter(gy, place, *kernel_size, *stride, *padding, gx)
     return gx
@@ -108,13 +110,16 @@ def pool(x, KH, KW, sh, sw, top, left, y, place):
 
 
 @kernel
-def pool_fours(x, y, place):
+def pool_fours(x, y, place, lanes, taken):
     """The same where 2x2 windows cover the image side by side: each is read and written in one pass."""
     N, OH, OW, C = y.shape
-    for task in prange(N * OH):
-        n, i = task // OH, task % OH
-        best_of_four(flattened(x[n, 2 * i]), flattened(x[n, 2 * i + 1]), flattened(y[n, i]),
-                     flattened(place[n, i]), C)
+    for _ in prange(lanes):
+        task = take(taken)
+        while task < N * OH:
+            n, i = task // OH, task % OH
+            best_of_four(flattened(x[n, 2 * i]), flattened(x[n, 2 * i + 1]), flattened(y[n, i]),
+                         flattened(place[n, i]), C)
+            task = take(taken)
 
 
 @inner
@@ -160,13 +165,16 @@ def scatter(gy, place, KH, KW, sh, sw, top, left, gx):
 
 
 @kernel
-def scatter_fours(gy, place, gx):
+def scatter_fours(gy, place, gx, lanes, taken):
     """The same where 2x2 windows cover the image side by side: each element is written once, and none is read."""
     N, OH, OW, C = gy.shape
-    for task in prange(N * OH):
-        n, i = task // OH, task % OH
-        give_to_four(flattened(gy[n, i]), flattened(place[n, i]), flattened(gx[n, 2 * i]),
-                     flattened(gx[n, 2 * i + 1]), C)
+    for _ in prange(lanes):
+        task = take(taken)
+        while task < N * OH:
+            n, i = task // OH, task % OH
+            give_to_four(flattened(gy[n, i]), flattened(place[n, i]), flattened(gx[n, 2 * i]),
+                         flattened(gx[n, 2 * i + 1]), C)
+            task = take(taken)
 
 
 @inner

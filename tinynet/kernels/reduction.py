@@ -7,9 +7,11 @@ of columns as well; how many is decided by the shape alone. Each chunk is summed
 chunks' sums in their order.
 """
 
+import numba
 import numpy as np
 
 from tinynet.kernels.jit import kernel, prange
+from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array
 
 CHUNKS = 64  # at most: enough to keep many cores busy
@@ -44,22 +46,25 @@ def _chunked_sum(x):
     blocks = -(-columns // BLOCK)
     chunks = min(-(-rows // CHUNK_ROWS), max(1, CHUNKS // blocks))
     partial = np.empty((chunks, columns))
-    sum_chunks(x, partial)
+    sum_chunks(x, partial, numba.get_num_threads(), none_taken())
     return partial.sum(axis=0)
 
 
 @kernel
-def sum_chunks(x, partial):
+def sum_chunks(x, partial, lanes, taken):
     """partial[p, c] = sum of x[r, c] over the rows r of chunk p."""
     R, C = x.shape
     P = len(partial)
     blocks = (C + BLOCK - 1) // BLOCK
-    for task in prange(P * blocks):
-        p, block = task // blocks, task % blocks
-        start, stop = block * BLOCK, min(C, (block + 1) * BLOCK)
-        sums = partial[p, start:stop]
-        sums[:] = 0
-        for r in range(p * R // P, (p + 1) * R // P):
-            row = x[r, start:stop]
-            for c in range(stop - start):
-                sums[c] += row[c]
+    for _ in prange(lanes):
+        task = take(taken)
+        while task < P * blocks:
+            p, block = task // blocks, task % blocks
+            start, stop = block * BLOCK, min(C, (block + 1) * BLOCK)
+            sums = partial[p, start:stop]
+            sums[:] = 0
+            for r in range(p * R // P, (p + 1) * R // P):
+                row = x[r, start:stop]
+                for c in range(stop - start):
+                    sums[c] += row[c]
+            task = take(taken)

@@ -14,14 +14,16 @@ So LANES pixels are copied into a scratch block, side by side, and loops run ove
 
 import math
 
+import numba
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array
 
 LANES = 64  # pixels in a block; a multiple of every vector length
-CHUNK = 4 * LANES  # pixels that one thread takes at a time
+CHUNK = 16 * LANES  # pixels of a task
 
 ZERO = np.float32(0)
 LOWEST = np.float32(-87.0)  # exp(-87) = 1.6e-38, just above the smallest normal number
@@ -44,28 +46,32 @@ def softmax_cross_entropy(logits: Array, target: Array, hard: Array, soft: Array
     dtype = logits.dtype
     logits, target = np.ascontiguousarray(logits), np.ascontiguousarray(target)
     hard, soft = np.ascontiguousarray(hard, dtype), np.ascontiguousarray(soft, dtype)
-    loss = np.empty(M, dtype)
-    gradient = empty((M if with_gradient else 0, K), dtype)
-    _cross_entropy(logits, target, hard, soft, dtype.type(scale), loss, gradient)
+    loss, gradient = empty((M,), dtype), empty((M if with_gradient else 0, K), dtype)
+    _cross_entropy(logits, target, hard, soft, dtype.type(scale), loss, gradient, numba.get_num_threads(),
+                   none_taken())
     return loss, gradient if with_gradient else None
 
 
 @kernel
-def _cross_entropy(logits, target, hard, soft, scale, loss, gradient):
+def _cross_entropy(logits, target, hard, soft, scale, loss, gradient, lanes, taken):
+    """A task is a chunk of pixels."""
     M, K = logits.shape
-    for chunk in prange((M + CHUNK - 1) // CHUNK):
+    for _ in prange(lanes):
         z = np.zeros((K, LANES), logits.dtype)
         total = np.zeros(LANES, logits.dtype)  # sum_k exp(z_k)
         asked = np.zeros(LANES, logits.dtype)  # C = sum_k c_k
-        stop = min(M, (chunk + 1) * CHUNK)
-        for m in range(chunk * CHUNK, stop, LANES):
-            end = min(m + LANES, stop)
-            _shifted_logits(logits[m:end], z, total)
-            _linear_part(z, target[m:end], hard, soft, asked, loss[m:end])
-            _exp_and_sum(z, total)
-            _logarithmic_part(total, target[m:end], asked, loss[m:end])
-            if gradient.size:
-                _gradient(z, total, asked, target[m:end], hard, soft, scale, gradient[m:end])
+        chunk = take(taken)
+        while chunk * CHUNK < M:
+            stop = min(M, (chunk + 1) * CHUNK)
+            for m in range(chunk * CHUNK, stop, LANES):
+                end = min(m + LANES, stop)
+                _shifted_logits(logits[m:end], z, total)
+                _linear_part(z, target[m:end], hard, soft, asked, loss[m:end])
+                _exp_and_sum(z, total)
+                _logarithmic_part(total, target[m:end], asked, loss[m:end])
+                if gradient.size:
+                    _gradient(z, total, asked, target[m:end], hard, soft, scale, gradient[m:end])
+            chunk = take(taken)
 
 
 @inner

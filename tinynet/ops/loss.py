@@ -13,6 +13,8 @@ from tinynet.ops.activation import softmax, softplus
 from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
 from tinynet.typing import Array, DType, Reduction, Shape
 
+COUNTED = 8192  # targets at once: a copy of more would be of fresh memory, page by page, which takes four times as long
+
 
 class Asked(NamedTuple):
     """What a cross-entropy asks of M pixels with K classes, in the terms of kernels/softmax.py."""
@@ -132,7 +134,10 @@ def _total_weight(target, weight, ignore_index):
         return target.size
     if weight is None:
         return int(np.count_nonzero(target >= 0))
-    counts = np.bincount(target.reshape(-1) + 1, minlength=weight.size + 1)[1:]  # without those of -1
+    flat, counts = target.reshape(-1) + 1, np.zeros(weight.size + 1, np.intp)
+    for first in range(0, flat.size, COUNTED):
+        counts += np.bincount(flat[first:first + COUNTED], minlength=counts.size)
+    counts = counts[1:]  # without those of -1
     return float((counts * weight)[counts > 0].sum())  # a class that isn't there may weigh NaN or Inf
 
 
@@ -162,17 +167,17 @@ def class_target(op: str, logits: Tensor, target: TensorLike, ignore_index: int 
     counted = target
     if ignore_index is not None:
         ignored = target == ignore_index
-        counted = target[~ignored]
+        counted = np.where(ignored, target.dtype.type(0), target)
     if counted.size and not (0 <= counted.min() and counted.max() < K):
         worst = counted.min() if counted.min() < 0 else counted.max()
         raise ValueError(
             f"{op}: target holds the class {worst}, but logits of shape {logits.shape} have the classes "
             f"0..{K - 1}; if it marks what is not to count, give ignore_index={worst}"
         )
-    target = target.astype(np.int32)
+    classes = counted.astype(np.int32)
     if ignore_index is not None:
-        target[ignored] = -1
-    return target
+        np.putmask(classes, ignored, -1)
+    return classes
 
 
 def binary_cross_entropy_with_logits(logits: TensorLike, target: TensorLike, *, weight: TensorLike | None = None,
