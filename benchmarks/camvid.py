@@ -14,7 +14,7 @@ from examples import segmentation
 from tinynet import data, optim
 
 SETTINGS = segmentation.PHOTOS
-STEPS = 4  # timed in a turn
+STEPS = 10  # timed in a turn; of fewer, too many would share the processors with a loader that fills its queue
 WORKERS = 1  # the example's
 MOST_LOSS = 1e-4
 

@@ -67,8 +67,9 @@ LINES = [(1, 2 * tile.ROWS), (1, 3 * tile.ROWS + 1), (3, 2 * tile.ROWS + 3)]    
 def check_edges(dtype):
     lanes = tile.VECTOR_BYTES // np.dtype(dtype).itemsize
     most = max(tile.VECTORS, tile.FLAT_VECTORS) * lanes + 2
-    for rows in [(1, n) for n in range(1, tile.ROWS + 3)] + [(n, 1) for n in (2, 9)] + [(3, 5), (2, 9)] + LINES:
-        for columns in {1, 3, lanes - 1, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes, 2 * lanes + 1, most}:
+    some_rows = [(1, n) for n in range(1, max(tile.ROWS, tile.SLIM_ROWS) + 3)] + [(n, 1) for n in (2, 9)]
+    for rows in [*some_rows, (3, 5), (2, 9), *LINES]:
+        for columns in {1, 3, *(n + d for n in (lanes // 2, lanes, 2 * lanes) for d in (-1, 0, 1)), most}:
             check(rows, columns, (1, 2, 2), dtype, "bias")
 
 
