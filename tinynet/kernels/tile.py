@@ -48,6 +48,7 @@ from tinynet.typing import DType
 #   AVX-512  32 registers of 64 bytes   8 rows x 2 vectors of 1 register:  16 sums + 2 + 1 = 19
 #   AVX2     16 registers of 32 bytes   6 rows x 1 vector of 2 registers:  12 sums + 2 + 1 = 15
 #   NEON     32 registers of 16 bytes   6 rows x 1 vector of 4 registers:  24 sums + 4 + 1 = 29
+# Half a vector: AVX2  8 rows x 1 register: 8 sums + 1 + 1;   NEON  8 rows x 2 registers: 16 sums + 2 + 1
 # There must also be enough of them: a multiply-add takes 4 cycles and 2 begin in each, so that fewer than 8
 # sums would have to wait for themselves. (In LLVM's code for each of the three, the loop over k has just these
 # multiply-adds and loads: no sum leaves its register. NEON's has been read, but not run. It has no masked loads,
