@@ -199,12 +199,7 @@ def moments(x, C, shift, tasks, partial, lanes, taken):
                 s2[:] = 0
                 begin, stop = p * S // P * C, (p + 1) * S // P * C
                 for first in range(begin, stop, RUN * L):
-                    for i in range(first, min(first + RUN * L, stop), L):
-                        row = x[n, i : min(i + L, stop)]
-                        for c in range(len(row)):
-                            d = row[c] - origin[c]
-                            few1[c] += d
-                            few2[c] += d * d
+                    _add_moments(x[n, first : min(first + RUN * L, stop)], origin, few1, few2)
                     move(few1, s1)
                     move(few2, s2)
                 fold(s1, C)
@@ -213,6 +208,18 @@ def moments(x, C, shift, tasks, partial, lanes, taken):
                     partial[0, n, p, g] = s1[g * D : (g + 1) * D].sum()
                     partial[1, n, p, g] = s2[g * D : (g + 1) * D].sum()
             task = take(taken)
+
+
+@inner
+def _add_moments(x, origin, sum1, sum2):
+    """sum1 += d, sum2 += d^2 with d = x - origin, of several positions side by side"""
+    L = len(origin)
+    for i in range(0, len(x), L):
+        row = x[i : min(i + L, len(x))]
+        for c in range(len(row)):
+            d = row[c] - origin[c]
+            sum1[c] += d
+            sum2[c] += d * d
 
 
 @kernel
@@ -252,7 +259,6 @@ def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, ta
     N, S = x.shape[0], x.shape[1] // C
     G = mean.shape[1]
     D = C // G
-    zero = x.dtype.type(0)
     for _ in prange(lanes):
         L, ones = side_by_side(C, S) * C, np.ones(C)
         s1, s2 = np.empty(L), np.empty(L)
@@ -273,16 +279,8 @@ def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, ta
                 s2[:] = 0
                 begin, stop = p * S // P * C, (p + 1) * S // P * C
                 for first in range(begin, stop, RUN * L):
-                    for i in range(first, min(first + RUN * L, stop), L):
-                        row, g_row = x[n, i : min(i + L, stop)], gy[n, i : min(i + L, stop)]
-                        if relu:
-                            for c in range(len(row)):
-                                value = g_row[c]  # read in any case: then no branch stops the loop from vectorising
-                                gated[c] = zero if affine(row[c], m[c], scale[c], bias[c]) <= 0 else value
-                            g_row = gated[: len(row)]
-                        for c in range(len(row)):
-                            few1[c] += g_row[c]
-                            few2[c] += g_row[c] * (row[c] - m[c])
+                    last = min(first + RUN * L, stop)
+                    _add_products(gy[n, first:last], x[n, first:last], (m, scale, bias), relu, gated, few1, few2)
                     move(few1, s1)
                     move(few2, s2)
                 fold(s1, C)
@@ -296,6 +294,26 @@ def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, ta
                 total1 += s1[:C]
                 total2 += s2[:C]
             task = take(taken)
+
+
+@inner
+def _add_products(gy, x, line, relu, gated, sum1, sum2):
+    """sum1 += gy, sum2 += gy (x - m), of several positions side by side; with relu, of gy where y > 0
+
+    line = (m, scale, bias): y = (x - m) scale + bias
+    """
+    m, scale, bias = line
+    L, zero = len(m), x.dtype.type(0)
+    for i in range(0, len(x), L):
+        row, g_row = x[i : min(i + L, len(x))], gy[i : min(i + L, len(x))]
+        if relu:
+            for c in range(len(row)):
+                value = g_row[c]  # read in any case: then no branch stops the loop from vectorising
+                gated[c] = zero if affine(row[c], m[c], scale[c], bias[c]) <= 0 else value
+            g_row = gated[: len(row)]
+        for c in range(len(row)):
+            sum1[c] += g_row[c]
+            sum2[c] += g_row[c] * (row[c] - m[c])
 
 
 @kernel
