@@ -158,7 +158,9 @@ def _tile(typing, most_rows, size, a, b, s, c, counts, rows, columns, floor, far
         is_whole = builder.icmp_signed(">=", columns, I64(width * vector.lanes))
         with builder.if_else(is_whole) as (then, otherwise):
             with then:
-                far = a_is_far, builder.and_(c_is_far, vector.is_lined_up(operands[3]))
+                fills_line = size.literal_value >= VECTOR_BYTES      # what doesn't should not go past the caches
+                streams = builder.and_(c_is_far, vector.is_lined_up(operands[3])) if fills_line else None
+                far = a_is_far, streams
                 _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, [None] * width, floor, far)
             with otherwise:
                 parts = [vector.part(builder.sub(columns, I64(i * vector.lanes))) for i in range(width)]
