@@ -62,12 +62,18 @@ def check(rows, columns, depth, dtype, start="bias", floor=-np.inf, far=(0, 0), 
         c = aligned(before.copy())
         s = (bias, 0, tile.STAY) if start == "bias" else (c, at, step)
         cut = panels(b)
-        run((a.reshape(-1), 0, tile.NEXT, rows), (cut.reshape(-1), 0, cut[0].size, cut.shape[2]), s, (c, at, step),
+        packed = cut.reshape(-1), 0
+        run((a.reshape(-1), 0, tile.NEXT, rows), (*packed, cut[0].size, cut.shape[2]), s, (c, at, step),
             (rows, columns, depth), dtype(floor), far)
         np.testing.assert_allclose(c[inside], expected, rtol=0, atol=1e-4 if dtype == np.float32 else 1e-13)
         outside = np.ones(len(c), bool)
         outside[inside] = False
         np.testing.assert_array_equal(c[outside], before[outside])       # nothing else was written
+        if start == "bias":
+            with_steps, c = c, aligned(before.copy())
+            run((a.reshape(-1), 0, tile.NEXT, rows), packed, s, (c, at, step), (rows, columns, depth), dtype(floor),
+                far)
+            np.testing.assert_array_equal(c, with_steps)                 # nothing but panels: no need to say so
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

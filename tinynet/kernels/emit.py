@@ -68,12 +68,12 @@ def emit_loop(builder, count, values, body):
     return new
 
 
-def emit_prefetch(builder, address):
-    """Ask for the line of memory there, into the second cache; an address that does not exist is ignored."""
+def emit_prefetch(builder, address, cache=2):
+    """Ask for the line of memory there, into the first or second cache; an address that does not exist is ignored."""
     name = "llvm.prefetch.p0"
     function = builder.module.globals.get(name) or ir.Function(
         builder.module, ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32]), name)
-    builder.call(function, [address, I32(0), I32(2), I32(1)])       # to read; to keep a while; data, not code
+    builder.call(function, [address, I32(0), I32(4 - cache), I32(1)])       # to read; how near; data, not code
 
 
 class Operand:

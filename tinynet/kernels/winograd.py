@@ -319,8 +319,8 @@ def _convolve_tiles(task, lanes, x, U, nothing, y, epilogue, source, target, gri
     later = first + lanes * tiles
     place, later_count = _place(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
-        multiply("whole", (V, p * v_step, C, NEXT), (flattened(U), p * plane, PANEL * C, PANEL),
-                 (nothing, STAY, STAY), (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR)
+        multiply("whole", (V, p * v_step, C, NEXT), (flattened(U), p * plane), (nothing, STAY, STAY),
+                 (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR)
         place = _ask_for(x, place, _part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
