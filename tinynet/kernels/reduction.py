@@ -57,14 +57,16 @@ def sum_chunks(x, partial, lanes, taken):
     P = len(partial)
     blocks = (C + BLOCK - 1) // BLOCK
     for _ in prange(lanes):
+        room = np.empty(BLOCK)  # not in partial: lanes that write into the same cache line wait for each other
         task = take(taken)
         while task < P * blocks:
             p, block = task // blocks, task % blocks
             start, stop = block * BLOCK, min(C, (block + 1) * BLOCK)
-            sums = partial[p, start:stop]
+            sums = room[: stop - start]
             sums[:] = 0
             for r in range(p * R // P, (p + 1) * R // P):
                 row = x[r, start:stop]
                 for c in range(stop - start):
                     sums[c] += row[c]
+            partial[p, start:stop] = sums
             task = take(taken)

@@ -289,10 +289,13 @@ def convolve(x, U, nothing, y, epilogue, source, target, grid, r, tiles, checks,
     Returns the sum of these, which is not finite if any of it isn't.
     """
     for lane in prange(len(scratch)):
+        check = np.empty(LANES, x.dtype)         # not in checks: lanes that write into one cache line wait for each other
         task = take(taken)
         while task < len(checks):
-            _convolve_tiles(task, len(scratch), x, U, nothing, y, epilogue, source, target, grid, r, tiles,
-                            flattened(checks), scratch[lane])
+            check[:] = 0
+            _convolve_tiles(task, len(scratch), x, U, nothing, y, epilogue, source, target, grid, r, tiles, check,
+                            scratch[lane])
+            checks[task] = check
             task = take(taken)
         arrived()
     return _total(flattened(checks))
@@ -307,7 +310,7 @@ def _total(numbers):
 
 
 @inner
-def _convolve_tiles(task, lanes, x, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch):
+def _convolve_tiles(task, lanes, x, U, nothing, y, epilogue, source, target, grid, r, tiles, check, scratch):
     C, O, plane = source[0]**2 * x.shape[3], target[0]**2 * y.shape[3], U.shape[2]
     first = task * tiles
     count = min(tiles, len(x) * grid[0] * grid[1] - first)
@@ -323,9 +326,9 @@ def _convolve_tiles(task, lanes, x, U, nothing, y, epilogue, source, target, gri
                  (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR)
         place = _ask_for(x, place, _part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
-        _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (checks, task * LANES))
+        _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (check, STAY))
     else:
-        _from_places(M, m_step, y, epilogue, (first, count), target, grid, m, window, (checks, task * LANES))
+        _from_places(M, m_step, y, epilogue, (first, count), target, grid, m, window, (check, STAY))
 
 
 @inner
@@ -459,9 +462,11 @@ def _next(n, row, column, grid):
 def add_products(x, y, parts, y_sums, nothing, source, grid, r, tiles, scratch, taken):
     """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place; y_sums[k] of y's pixels"""
     for lane in prange(len(scratch)):
+        y_sum = np.empty(y.shape[3])
         k = take(taken)
         while k < len(parts):
-            _add_part(k, x, y, parts, y_sums[k], nothing, source, grid, r, tiles, scratch[lane])
+            _add_part(k, x, y, parts, y_sum, nothing, source, grid, r, tiles, scratch[lane])
+            y_sums[k] = y_sum
             k = take(taken)
 
 
