@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.naive import loss as naive
 from tinynet.kernels.jit import kernel, prange
-from tinynet.kernels.softmax import LOWEST, exp_float32, softmax_cross_entropy
+from tinynet.kernels.softmax import LOWEST, exp_float32, log_float32, softmax_cross_entropy
 
 NONE = np.empty(0)
 
@@ -96,6 +96,22 @@ def test_exp():
     np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=4e-7)
     exp(np.array([-88, -np.inf, np.nan], np.float32), y)
     np.testing.assert_array_equal(y[:3], [0, 0, np.nan])
+
+
+@kernel
+def log(x, y):
+    for i in prange(len(x)):
+        y[i] = log_float32(x[i])
+
+
+def test_log():
+    x = np.concatenate([np.linspace(1, 3, 3001), np.logspace(0, 38, 3001), [2**0.5, 2**1.5]]).astype(np.float32)
+    y = np.empty_like(x)
+    log(x, y)
+    expected = np.log(x.astype(np.float64))
+    np.testing.assert_array_less(abs(y - expected), 2e-7 * np.maximum(1, expected) + 1e-30)
+    log(np.array([1, np.nan], np.float32), y)
+    np.testing.assert_array_equal(y[:2], [0, np.nan])
 
 
 def test_the_same_bits_for_any_number_of_threads():

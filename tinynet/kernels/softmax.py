@@ -9,7 +9,7 @@
 `hard` and `soft` hold the class weights and the label smoothing: hard = (1 - s) w, soft = s w / K.
 
 Legend: M pixels, K classes. A pixel has only K numbers, often a dozen, too few to fill vector registers.
-So LANES pixels are copied into a scratch block, side by side, and loops run over pixels, class after class.
+So LANES pixels are turned into a scratch block, side by side, and loops run over pixels, class after class.
 """
 
 import math
@@ -20,6 +20,7 @@ import numpy as np
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
 from tinynet.kernels.tasks import none_taken, take
+from tinynet.kernels.turning import turn_block
 from tinynet.typing import Array
 
 LANES = 64  # pixels in a block; a multiple of every vector length
@@ -33,6 +34,11 @@ LOG_2_HIGH, LOG_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # l
 # exp(f) = 1 + f + f^2 (1/2 + f/6 + ...) for |f| <= log(2) / 2, the minimax coefficients of Cephes' expf
 C2, C3, C4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
 C5, C6, C7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
+# log(1 + f) = f - f^2 / 2 + f^3 (L0 + L1 f + ...) for 1 + f from sqrt(1/2) to sqrt(2), those of Cephes' logf
+L0, L1, L2 = np.float32(3.3333331174e-1), np.float32(-2.4999993993e-1), np.float32(2.0000714765e-1)
+L3, L4, L5 = np.float32(-1.6668057665e-1), np.float32(1.4249322787e-1), np.float32(-1.2420140846e-1)
+L6, L7, L8 = np.float32(1.1676998740e-1), np.float32(-1.1514610310e-1), np.float32(7.0376836292e-2)
+ROOT = np.float32(1.4142135)
 
 
 def softmax_cross_entropy(logits: Array, target: Array, hard: Array, soft: Array, scale: float,
@@ -77,10 +83,7 @@ def _cross_entropy(logits, target, hard, soft, scale, loss, gradient, lanes, tak
 @inner
 def _shifted_logits(x, z, peak):
     """z_k = x_k - max_j x_j, turned round: x has a pixel a row, z has a class a row."""
-    for i in range(x.shape[0]):
-        pixel = x[i]
-        for k in range(pixel.size):
-            z[k, i] = pixel[k]
+    turn_block(x, z)
     for i in range(LANES):
         peak[i] = z[0, i]
     for k in range(1, z.shape[0]):
@@ -130,8 +133,12 @@ def _exp_and_sum(z, total):
 @inner
 def _logarithmic_part(total, t, asked, loss):
     """loss += C log sum_k exp(z_k), but an ignored pixel's loss stays 0, were its logits NaN."""
-    for i in range(t.size):
-        loss[i] = loss[i] + asked[i] * math.log(total[i]) if t[i] >= 0 else 0
+    if total.itemsize == 4:
+        for i in range(t.size):
+            loss[i] = loss[i] + asked[i] * log_float32(total[i]) if t[i] >= 0 else ZERO
+    else:
+        for i in range(t.size):
+            loss[i] = loss[i] + asked[i] * math.log(total[i]) if t[i] >= 0 else 0
 
 
 @inner
@@ -141,8 +148,8 @@ def _gradient(e, total, asked, t, hard, soft, scale, gradient):
         total[i] = (scale if t[i] >= 0 else ZERO) * asked[i] / total[i]
     for k in range(e.shape[0]):
         row = e[k]
-        for i in range(LANES):
-            row[i] *= total[i]
+        for i in range(t.size):
+            row[i] = row[i] * total[i] if t[i] >= 0 else ZERO  # 0 times a NaN would be NaN
     for k in range(soft.size):
         row = e[k]
         for i in range(t.size):
@@ -150,10 +157,7 @@ def _gradient(e, total, asked, t, hard, soft, scale, gradient):
     for i in range(t.size):
         if t[i] >= 0:
             e[t[i], i] -= scale * hard[t[i]]
-    for i in range(t.size):
-        pixel = gradient[i]
-        for k in range(pixel.size):
-            pixel[k] = e[k, i] if t[i] >= 0 else ZERO  # 0 times a NaN would be NaN
+    turn_block(e[:, : t.size], gradient)
 
 
 @inner
@@ -169,3 +173,19 @@ def exp_float32(x):
     p = p * f * f + f + ONE
     power = np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)  # 2^k, from its bits
     return ZERO if x < LOWEST else p * power
+
+
+@inner
+def log_float32(x):
+    """log(x) for float32 x >= 1, within 2e-7 (of its value, from 2 on); NaN stays NaN. Without a call, as above.
+
+    log(x) = k log 2 + log(1 + f) with x = 2^k (1 + f).
+    """
+    bits = np.float32(x).view(np.int32)
+    exponent = np.int32((bits >> 23) - 127)
+    f = np.int32(bits - (exponent << 23)).view(np.float32)  # from 1 to 2
+    k = np.float32(exponent) + (ONE if f > ROOT else ZERO)
+    f = (f * HALF if f > ROOT else f) - ONE
+    p = (((((((L8 * f + L7) * f + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1) * f + L0
+    value = f * f * f * p + k * LOG_2_LOW - HALF * f * f + f + k * LOG_2_HIGH
+    return value if x == x else x

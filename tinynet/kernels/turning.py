@@ -47,21 +47,24 @@ def turn(a, turned):
     down, across = (M + side - 1) // side, (N + SQUARE - 1) // SQUARE
     for task in prange(batch * down * across):
         m, i, j = task // (down * across), task // across % down * side, task % across * SQUARE
-        _turn_square(a[m, i:i + side, j:j + SQUARE], turned[m, i // W, j:j + SQUARE, i % W:i % W + side])
+        turn_block(a[m, i:i + side, j:j + SQUARE], turned[m, i // W, j:j + SQUARE, i % W:i % W + side])
 
 
 @inner
-def _turn_square(a, turned):
+def turn_block(a, turned):
     """turned[j, i] = a[i, j]; there may be more of `turned`, where a panel has columns to spare"""
-    step = ROW // a.itemsize
+    side = ROW // a.itemsize
     M, N = a.shape
-    whole = M - M % step, N - N % step
-    for i in range(0, whole[0], step):
-        for j in range(0, whole[1], step):
-            exchange(a[i:i + step, j:j + step], turned[j:j + step, i:i + step])
-    for i in range(M):
-        for j in range(whole[1] if i < whole[0] else 0, N):
-            turned[j, i] = a[i, j]
+    if M < side or N < side:
+        for i in range(M):
+            for j in range(N):
+                turned[j, i] = a[i, j]
+        return
+    for first in range(0, M, side):
+        i = min(first, M - side)                             # the last square may overlap the one before it
+        for column in range(0, N, side):
+            j = min(column, N - side)
+            exchange(a[i:i + side, j:j + side], turned[j:j + side, i:i + side])
 
 
 @intrinsic
