@@ -177,9 +177,9 @@ def exp_float32(x):
 
 @inner
 def log_float32(x):
-    """log(x) for float32 x >= 1, within 2e-7 (of its value, from 2 on); NaN stays NaN. Without a call, as above.
+    """log(x) for float32 x >= 1, within 2e-7 of the larger of its value and 1; NaN stays NaN.
 
-    log(x) = k log 2 + log(1 + f) with x = 2^k (1 + f).
+    log(x) = k log 2 + log(1 + f) with x = 2^k (1 + f), without a branch or call, too.
     """
     bits = np.float32(x).view(np.int32)
     exponent = np.int32((bits >> 23) - 127)

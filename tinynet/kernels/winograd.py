@@ -289,7 +289,7 @@ def convolve(x, U, nothing, y, epilogue, source, target, grid, r, tiles, checks,
     Returns the sum of these, which is not finite if any of it isn't.
     """
     for lane in prange(len(scratch)):
-        check = np.empty(LANES, x.dtype)         # not in checks: lanes that write into one cache line wait for each other
+        check = np.empty(LANES, x.dtype)         # not in checks: lanes that write into the same cache line wait
         task = take(taken)
         while task < len(checks):
             check[:] = 0
