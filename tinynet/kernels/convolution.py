@@ -151,7 +151,7 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     array([[4., 4.],
            [4., 4.]])
     """
-    if winograd.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3], x.dtype, geometry):
+    if winograd.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3], x.dtype, geometry, len(y)):
         gradients = winograd.weight_gradient(x, y, geometry, kernel_hw, sums_y)
         if gradients is not None:
             return gradients

@@ -35,12 +35,16 @@ from tinynet.typing import Array, DType
 
 # A task is ROWS x COLUMNS of C and goes over K by DEPTH: so much of B (128 KB in float32) stays in the second
 # cache. ROWS are whole tiles, of 6 or of 8; short rows are so many times more that a task has RUN numbers of A.
+# Of a turned A with a long K, the pixels of a 1x1's weight gradient, a task takes all rows and columns, if C has no
+# more than MOST_SUMS: so A and B, which may come from memory, are read once (128 to 256, 64 pixels: 1.3 times as fast).
 ROWS, COLUMNS, DEPTH = 96, 128, 256
+MOST_SUMS = 2 ** 16
 RUN = 2 ** 15
 MANY_ROWS = 128                 # of A, for which it is worth the copy to make panels of B
 MOST_IN_PANELS = 2 ** 18        # numbers of a B that lies well already
 MANY_COLUMNS = 64               # of C, for which a task's part of a transposed A is worth the copy
 TASKS = 4                       # wanted at least: where a row of C is too short for so many, K is cut into parts
+PART, MOST_PARTS = 2 ** 11, 16  # of a long K, which has two at least
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -66,7 +70,7 @@ def sum_parts(parts: Array) -> Array:
 def _product(a, b):
     """matmul for three axes"""
     (batch, _, K), N = a.shape, b.shape[2]
-    parts = max(1, min(-(-TASKS * COLUMNS // max(1, N)), TASKS, K // DEPTH))
+    parts = max(1, min(-(-TASKS * COLUMNS // max(1, N)), TASKS, K // DEPTH), min(MOST_PARTS, K // PART))
     if batch == 1 and K > 0:
         c = _product_with_vector(a[0], b[0], parts)
         if c is not None:
@@ -134,9 +138,11 @@ def _multiply(a, b, start, c, floor, far):
         b = np.ascontiguousarray(b)
         steps = b.strides[0], panel * b.itemsize, b.strides[1]
     a_flat, a_row, a_k = _flat(a)
-    rows = ROWS * max(1, min(RUN // (ROWS * K), M // (ROWS * TASKS)))
+    block = ROWS * max(1, min(RUN // (ROWS * K), M // (ROWS * TASKS))), COLUMNS
+    if a_row == 1 and K >= 2 * PART and M * N <= MOST_SUMS:
+        block = M, N
     multiply(a_flat, a_row, a_k, b.reshape(-1), tuple(step // b.itemsize for step in steps), start, c, K, floor, far,
-             rows, numba.get_num_threads(), none_taken())
+             block, numba.get_num_threads(), none_taken())
 
 
 def _sum(parts):
@@ -164,27 +170,29 @@ def _flat(a):
 
 
 @kernel
-def multiply(a, a_row, a_k, b, b_steps, start, c, K, floor, far, rows, lanes, taken):
+def multiply(a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, lanes, taken):
     """c[p] = max(start + a @ b over the p-th part of K, floor)"""
     parts, batch, M, N = c.shape
-    tasks = parts * batch * ((M + rows - 1) // rows) * ((N + COLUMNS - 1) // COLUMNS)
+    rows, columns = block
+    tasks = parts * batch * ((M + rows - 1) // rows) * ((N + columns - 1) // columns)
     copies = a_row == 1 and N >= MANY_COLUMNS
     for _ in prange(lanes):
         piece = np.empty(rows * min(K, DEPTH) if copies else 0, a.dtype)
         task = take(taken)
         while task < tasks:
-            _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, rows, piece)
+            _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, piece)
             task = take(taken)
         arrived()
 
 
 @inner
-def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, rows, piece):
+def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, piece):
     """Some rows and columns of a product, over one part of K."""
     parts, batch, M, N = c.shape
-    down, across = (M + rows - 1) // rows, (N + COLUMNS - 1) // COLUMNS
+    rows, columns = block
+    down, across = (M + rows - 1) // rows, (N + columns - 1) // columns
     b_matrix, b_panel, b_k = b_steps
-    matrix, i, j = task // (down * across), task // across % down * rows, task % across * COLUMNS
+    matrix, i, j = task // (down * across), task // across % down * rows, task % across * columns
     part, m = matrix // batch, matrix % batch
     k, end = part * K // parts, (part + 1) * K // parts
     target = flattened(c), (matrix * M + i) * N + j, N
@@ -197,7 +205,7 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, ro
         if piece.size:
             a_part = _in_one_piece(a_part, min(rows, M - i), count, piece)
         b_part = b, m * b_matrix + panel * b_panel + k * b_k, b_panel, b_k
-        size, lowest = (min(rows, M - i), min(COLUMNS, N - j), count), floor if is_last else a.dtype.type(-np.inf)
+        size, lowest = (min(rows, M - i), min(columns, N - j), count), floor if is_last else a.dtype.type(-np.inf)
         where = far[0], far[1] if is_last else STAY
         if N <= VECTOR_BYTES // 2 // a.itemsize:
             times("few", a_part, b_part, begin, target, size, lowest, where)

@@ -64,6 +64,8 @@ PANEL = panel_columns(4)
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 LEAST_CHANNELS = 16             # 1.2 to 1.6 times as fast as the direct sum; 2 times from 64 on
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
+MOST_WEIGHTS = 2500             # for each tile of a weight gradient, at each place: dU is up to 9 times as large as w
+LEAST_TILES = 12                # of a weight gradient, which is a sum over them
 MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
 
 _direct_only = contextvars.ContextVar("direct_only", default=False)
@@ -91,23 +93,28 @@ def exact_convolution() -> Iterator[None]:
         _direct_only.reset(token)
 
 
-def pays(w_shape: Shape, y_hw: tuple[int, int], dtype: DType, geometry: Geometry) -> bool:
+def pays(w_shape: Shape, y_hw: tuple[int, int], dtype: DType, geometry: Geometry, images: int | None = None) -> bool:
     """Is it a kind of convolution that can go this way, and is it then faster than the direct sum?
 
-    The number of images doesn't count: the result for one must not depend on its company.
+    images: how many, for their weight gradient. Else it doesn't count: what is computed of one must not depend on its
+    company.
     """
-    return _suits(w_shape, y_hw, dtype, geometry) and not _direct_only.get()
+    return _suits(w_shape, y_hw, dtype, geometry, images) and not _direct_only.get()
 
 
 @functools.lru_cache(maxsize=1024)
-def _suits(w_shape, y_hw, dtype, geometry):
+def _suits(w_shape, y_hw, dtype, geometry, images):
     kernel_hw, (C, O) = w_shape[:2], w_shape[2:]
     if (kernel_hw, geometry.stride) not in (((3, 3), (1, 1)), ((4, 4), (2, 2))) or dtype != np.float32:
         return False
     m = N + 1 - _taps(geometry)
-    filled = math.prod(n / (-(-n // m) * m) for n in y_hw)
+    tiles = math.prod(-(-n // m) for n in y_hw)
+    if images is not None:
+        all_tiles, weights = images * tiles, math.prod(geometry.stride) * C * O
+        if all_tiles < LEAST_TILES or weights > MOST_WEIGHTS * all_tiles:
+            return False
     return (geometry.dilation == (1, 1) and geometry.groups == 1 and C % LANES == O % LANES == 0
-            and min(C, O) >= LEAST_CHANNELS and filled >= LEAST_FILLED)
+            and min(C, O) >= LEAST_CHANNELS and math.prod(y_hw) >= LEAST_FILLED * tiles * m * m)
 
 
 def _taps(geometry):
