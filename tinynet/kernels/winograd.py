@@ -66,6 +66,7 @@ LEAST_CHANNELS = 16             # 1.2 to 1.6 times as fast as the direct sum; 2 
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
 MOST_WEIGHTS = 2500             # for each tile of a weight gradient, at each place: dU is up to 9 times as large as w
 LEAST_TILES = 12                # of a weight gradient, which is a sum over them
+PART_TILES = 24                 # of a weight gradient's part, at least
 MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
 
 _direct_only = contextvars.ContextVar("direct_only", default=False)
@@ -156,9 +157,10 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
     tiles, total = _tiles_at_once(rows, O, 1), len(y) * math.prod(grid)
-    parts = empty((max(1, min(MOST_PARTS, total // tiles)), N, N, rows * O + PLANE_GAP), x.dtype)
-    y_sums = np.empty((len(parts), O))
-    tiles = min(tiles, total)
+    count = max(1, min(MOST_PARTS, total // min(tiles, PART_TILES)))
+    parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
+    y_sums = np.empty((count, O))
+    tiles = min(tiles, -(-total // count))
     scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
     add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
