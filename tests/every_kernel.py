@@ -34,11 +34,11 @@ def _convolutions(draw, rng):
     for channels, outputs, groups, size, stride in ((3, 8, 1, 3, 1), (16, 16, 1, 3, 1), (16, 16, 1, 4, 2),
                                                     (16, 3, 1, 3, 1), (8, 2, 1, 3, 1), (8, 8, 8, 3, 1),
                                                     (8, 8, 2, 3, 2)):
-        x, w, b = draw(2, 8, 8, channels), draw(size, size, channels // groups, outputs), draw(outputs)
+        x, w, b = draw(3, 8, 8, channels), draw(size, size, channels // groups, outputs), draw(outputs)
         yield _backward(tn.conv2d(x, w, b, stride=stride, padding=1, groups=groups), x, w, b)
-        x, b = draw(2, 8, 8, outputs), draw(channels)
+        x, b = draw(3, 8, 8, outputs), draw(channels)
         yield _backward(tn.conv_transpose2d(x, w, b, stride=stride, padding=1, groups=groups), x, w, b)
-    x, w = draw(2, 8, 8, 16), draw(3, 3, 16, 16)
+    x, w = draw(3, 8, 8, 16), draw(3, 3, 16, 16)
     yield _backward(tn.conv2d(x, w, padding=1, then=Then(relu=True, pool=True)), x, w)
 
 

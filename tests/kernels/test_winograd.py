@@ -94,7 +94,7 @@ def test_adjoints(kind):
 @pytest.mark.parametrize("name", ["x", "w", "y"])
 def test_what_is_not_finite_takes_the_direct_way(value, name):
     """So that it reaches no pixel that it would not reach there; a number near the largest may overflow within."""
-    x, w, y, bx, by, how = case(1, 1, (12, 12), ((1, 1), (1, 1)), 32, 32)
+    x, w, y, bx, by, how = case(1, 2, (12, 12), ((1, 1), (1, 1)), 32, 32)
     {"x": x, "w": w, "y": y}[name][0, 1, 0, 5] = value
     def run():
         return {"gather": convolution.gather(x, w, by, how, (12, 12)),
@@ -149,6 +149,9 @@ def test_which_convolutions_go_this_way():
     assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(dilation=(2, 2)))
     assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(groups=2))
     assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(stride=(2, 2)))
+    assert pays((3, 3, 64, 64), (8, 8), np.float32, how, images=3)   # a weight gradient: 12 tiles
+    assert not pays((3, 3, 64, 64), (8, 8), np.float32, how, images=2)
+    assert not pays((3, 3, 256, 256), (8, 8), np.float32, how, images=3)     # too few for so many weights
 
 
 def test_exact_convolution_is_the_direct_sum():
