@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.naive import matmul as naive
+from tinynet.kernels import matmul as k
 from tinynet.kernels.matmul import matmul, sum_parts
 
 size = st.one_of(st.integers(0, 12), st.integers(13, 140))
@@ -100,3 +101,14 @@ def test_nan_and_inf_travel_through_products_with_a_vector(turn_b):
     a[0, 7], b[7, 3], b[9, 4] = np.inf, 0, np.nan
     with np.errstate(invalid="ignore"):
         np.testing.assert_array_equal(np.isnan(matmul(a, b)), np.isnan(naive.matmul(a, b)))
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_columns_to_spare_are_zeros(is_turned, monkeypatch):
+    """The tiles multiply by them: numbers left over in memory could be slow ones."""
+    monkeypatch.setattr(k, "empty", lambda shape, dtype: np.full(shape, 1e-40, dtype))
+    for columns in (12, 32, 70):
+        b = np.ones((2, 5, columns), np.float32)
+        panels = k._panels(b.swapaxes(1, 2).copy().swapaxes(1, 2) if is_turned else b, is_turned)
+        wide = panels.swapaxes(1, 2).reshape(2, 5, -1)
+        assert (wide[..., :columns] == 1).all() and (wide[..., columns:] == 0).all()

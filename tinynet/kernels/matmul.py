@@ -150,10 +150,15 @@ def _sum(parts):
 
 
 def _panels(b, is_turned):
-    """b (batch, K, N) as (batch, panels, K, columns of a panel), the last panel with columns to spare"""
+    """b (batch, K, N) as (batch, panels, K, columns of a panel), the last panel with columns of zeros to spare
+
+    Tiles multiply them, too, and what memory held before may be numbers below 1e-38, for each of which some processors
+    take 100 times as long.
+    """
     batch, K, N = b.shape
     width = panel_columns(b.itemsize)
     panels = empty((batch, -(-N // width), K, width), b.dtype)
+    panels[:, N // width:, :, N % width:] = 0
     if is_turned:
         turn(b.swapaxes(1, 2), panels)
     else:
