@@ -8,8 +8,8 @@ The nest of loops (product.py) walks over A in any steps. A transposed A it read
 a task needs of it meets in a few sets of the caches; where there are many columns to use it for, the task first copies
 it into one piece (dense layers' weight gradients: a fifth less time). It wants B's columns side by side, best in
 panels. Of a transposed B panels are made, or C.T = B.T @ A.T is computed, where A has to be copied, and C to be
-turned: whichever moves less. A B with its columns side by side is read as it is by few rows of A; for many, panels
-are made of it, too.
+turned: whichever moves less. A B with its columns side by side is read as it is if it is small, or by few rows of A;
+for many, panels are made of it, too.
 
 So are convolutions of 1x1 computed, whose pixels are the rows: `affine`.
 
@@ -41,7 +41,8 @@ ROWS, COLUMNS, DEPTH = 96, 128, 256
 MOST_SUMS = 2 ** 16
 RUN = 2 ** 15
 MANY_ROWS = 128                 # of A, for which it is worth the copy to make panels of B
-MOST_IN_PANELS = 2 ** 18        # numbers of a B that lies well already
+LEAST_IN_PANELS = 2 ** 13       # numbers of a B that lies well already: so few stay in the first cache as they lie
+MOST_IN_PANELS = 2 ** 18        # and more would take too long to copy
 MANY_COLUMNS = 64               # of C, for which a task's part of a transposed A is worth the copy
 TASKS = 4                       # wanted at least: where a row of C is too short for so many, K is cut into parts
 PART, MOST_PARTS = 2 ** 11, 16  # of a long K, which has two at least
@@ -131,7 +132,8 @@ def _multiply(a, b, start, c, floor, far):
     """c[p] = max(start + a @ b over the p-th part of K, floor)"""
     (M, K), N, panel = a.shape[1:], b.shape[2], panel_columns(b.itemsize)
     is_turned = b.swapaxes(1, 2).flags.c_contiguous and not b.flags.c_contiguous
-    if is_turned or not fills_vectors(N, b.dtype) or M >= MANY_ROWS and K * N <= MOST_IN_PANELS:
+    pays = M >= MANY_ROWS and LEAST_IN_PANELS < K * N <= MOST_IN_PANELS
+    if is_turned or not fills_vectors(N, b.dtype) or pays:
         b = _panels(b, is_turned)
         steps = b.strides[0], b.strides[1], b.strides[2]
     else:
