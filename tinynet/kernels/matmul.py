@@ -45,7 +45,7 @@ LEAST_IN_PANELS = 2 ** 13       # numbers of a B that lies well already: so few 
 MOST_IN_PANELS = 2 ** 18        # and more would take too long to copy
 MANY_COLUMNS = 64               # of C, for which a task's part of a transposed A is worth the copy
 TASKS = 4                       # wanted at least: where a row of C is too short for so many, K is cut into parts
-PART, MOST_PARTS = 2 ** 11, 16  # of a long K, which has two at least
+PART, MOST_PARTS = 2 ** 11, 16  # a K of 2 PART or more is long: it may be cut into parts of no fewer than PART
 
 
 def matmul(a: Array, b: Array) -> Array:

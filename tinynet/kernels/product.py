@@ -4,8 +4,8 @@ What the register tile (tile.py) asks before it begins (how many columns are lef
 are) takes as long as a short sum itself, and with few channels sums are short: 32 products for 32 channels. Matrices
 need no such questions. Their rows and k come in simple steps, and B comes in *panels*, of as many columns as a tile
 has, one behind the other: what a tile reads of B is one piece. (In rows that are a power of two long, it would be
-spread over a few sets of the cache, and not stay there.) While a panel is in use, the next one is asked for, so that
-it needn't be waited for, wherever it lies. (Winograd's products of 128 channels: 1.15 times as fast.)
+spread over a few sets of the cache, and not stay there.) Where B is nothing but panels, the next one is asked for
+while one is in use, so that it needn't be waited for. (Winograd's products of 128 channels: 1.15 times as fast.)
 
 So this is what Winograd's way does between its transforms (1.2 times as fast as with the tile, of 32 channels), what
 dense layers do, and convolutions of 1x1.
@@ -105,7 +105,7 @@ class _Tile:
                                   for each in (self.a, self.s, self.c))
         panel = self.b.at(builder.mul(j, self.b.steps[0]))
         self._ask_ahead(a_rows[0], at_once, j)
-        later = self._next_panel(panel, i)
+        later = self._next_panel(panel, i) if self.asks_for_b else None
 
         def step(k, sums):
             a_offset, b_offset = (unknown(builder, builder.mul(k, each.steps[1])) for each in (self.a, self.b))
