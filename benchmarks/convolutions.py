@@ -135,7 +135,7 @@ def _convolution(c, x, w, gy):
     own = (
         lambda: forward(x, w, None, geometry, out_hw),
         lambda: backward(gy, w, None, geometry, in_hw),
-        lambda: weight_gradient(*pair, geometry, kernel_hw)[0],
+        lambda: weight_gradient(*pair, geometry, kernel_hw),
     )
     theirs = {layout: _torch_convolution(c, x, w, gy, layout) for layout in LAYOUTS}
     backs = from_torch, from_torch, weight_from_torch

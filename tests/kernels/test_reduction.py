@@ -33,6 +33,17 @@ def test_is_the_sum_of_the_rows(shape, dtype):
     np.testing.assert_allclose(y, expected, rtol=np.finfo(dtype).eps, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_gate_is_shut_first(shape, dtype):
+    x, gate = np.random.default_rng(0).standard_normal((2, *shape)).astype(dtype)
+    gate.flat[::5], gate.flat[::7] = 0, np.nan  # 0 shuts, a NaN lets through
+    expected = np.where(gate <= 0, 0, x)
+    y = sum_rows(x, gate)
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(y, sum_rows(expected))
+
+
 def test_float32_sums_are_exact_to_the_last_bit():
     x = np.full((300_000, 2), 0.1, np.float32)
     assert (sum_rows(x) == np.float32(300_000 * float(np.float32(0.1)))).all()

@@ -32,15 +32,13 @@ def scatter(y, w, b, geometry, out_hw):
     return x.reshape(len(y), *out_hw, C) + (0 if b is None else b)
 
 
-def weight_gradient(x, y, geometry, kernel_hw, sums_y):
-    """The gradients of the weight and, with sums_y, of the bias."""
-    y_sum = y.sum((0, 1, 2)) if sums_y else None
+def weight_gradient(x, y, geometry, kernel_hw):
     groups, C, O = geometry.groups, x.shape[3], y.shape[3]
     x, y = by_groups(x, groups), by_groups(y, groups)
     w = np.zeros((*kernel_hw, C // groups, groups, O // groups))
     for h, l, u, v, i, j in meetings(x.shape[1:3], y.shape[1:3], kernel_hw, geometry):
         w[u, v] += np.einsum("ngc,ngo->cgo", x[:, h, l], y[:, i, j])
-    return w.reshape(*kernel_hw, C // groups, O), y_sum
+    return w.reshape(*kernel_hw, C // groups, O)
 
 
 def by_groups(array, groups):

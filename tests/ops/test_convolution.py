@@ -9,7 +9,8 @@ import tinynet as tn
 from tests.checks import check_op, draw
 from tests.naive import convolution as naive
 from tinynet import shapes
-from tinynet.ops.convolution import Then
+from tinynet.ops.activation import ReluGrad
+from tinynet.ops.convolution import PixelSum, Then
 
 
 @st.composite
@@ -83,15 +84,29 @@ def test_bad_shapes_raise_before_any_work(monkeypatch):
         tn.conv2d(tn.Tensor(x), tn.Tensor(np.ones((3, 3, 4, 1), np.float32)))
 
 
-@pytest.mark.parametrize("channels", [4, 16])
-def test_the_bias_alone_needs_a_gradient(channels):
-    """The weight's gradient, which otherwise finds it in passing, isn't computed then."""
-    x, w = draw((2, 5, 5, channels)), draw((3, 3, channels, channels))
-    b = tn.Tensor(np.zeros(channels), requires_grad=True)
-    y = tn.conv2d(x, w, b, padding=1)
+@pytest.mark.parametrize("then", [Then(), Then(relu=True), Then(pool=True), Then(relu=True, pool=True)])
+def test_the_bias_alone_needs_a_gradient(then):
+    x, w = draw((2, 5, 5, 4)), draw((3, 3, 4, 4))
+    b = tn.Tensor(draw((4,), 2), requires_grad=True)
+    y = tn.conv2d(x, w, b, padding=1, then=then)
     gy = draw(y.shape, 1)
     y.backward(gy)
-    np.testing.assert_allclose(b.grad.numpy(), gy.sum((0, 1, 2)))
+    np.testing.assert_allclose(b.grad.numpy(), (gy * (y.numpy() > 0) if then.relu else gy).sum((0, 1, 2)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gate_finds_the_sum_of_what_it_lets_through(dtype):
+    """In place, as in a backward pass, or into a new array: the same."""
+    gy, y = draw((2, 5, 9, 6)).astype(dtype), draw((2, 5, 9, 6), 1).astype(dtype)
+    expected = np.where(y > 0, gy, 0)
+    results = []
+    for in_place in (False, True):
+        gate = ReluGrad(in_place, sums=True)
+        gx = gate(tn.Tensor(gy.copy()), tn.Tensor(y))
+        np.testing.assert_array_equal(gx.numpy(), expected)
+        results.append(PixelSum(gate.pixel_sum)(gx).numpy())
+    np.testing.assert_allclose(results[0], expected.astype(np.float64).sum((0, 1, 2)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(*results)
 
 
 def test_a_transposed_convolution_does_not_pool():

@@ -137,32 +137,28 @@ def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tup
     return _correlate(y, turned(w), b, axes, groups, OG * CG, size, relu)      # the tile wants outputs, now c, abreast
 
 
-def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int],
-                    sums_y: bool = False) -> tuple[Array, Array | None]:
+def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int]) -> Array:
     """w[u,v,c,o] = sum_nij x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] y[n,i,j,o]
 
-    x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns w (KH, KW, C/groups, O), and with sums_y, else None,
-    the sum of y over its pixels (O): the gradient of a bias, which Winograd's way finds in passing.
+    x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns w (KH, KW, C/groups, O).
 
     The sum is cut into parts of whole rows, as many as the shapes say, which are then added in their order.
 
     >>> from tinynet.shapes import Geometry
-    >>> weight_gradient(np.ones((1, 3, 3, 1)), np.ones((1, 2, 2, 1)), Geometry(), (2, 2))[0][:, :, 0, 0]
+    >>> weight_gradient(np.ones((1, 3, 3, 1)), np.ones((1, 2, 2, 1)), Geometry(), (2, 2))[:, :, 0, 0]
     array([[4., 4.],
            [4., 4.]])
     """
     if winograd.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3], x.dtype, geometry, len(y)):
-        gradients = winograd.weight_gradient(x, y, geometry, kernel_hw, sums_y)
-        if gradients is not None:
-            return gradients
+        w = winograd.weight_gradient(x, y, geometry, kernel_hw)
+        if w is not None:
+            return w
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     if depthwise.pays(CG, O // groups, groups):
-        w = depthwise.weight_gradient(x, y, _gather_axes(kernel_hw, geometry), groups, kernel_hw)
-        return w, sum_rows(y.reshape(-1, O)) if sums_y else None
+        return depthwise.weight_gradient(x, y, _gather_axes(kernel_hw, geometry), groups, kernel_hw)
     if _is_pointwise((KH, KW, CG, O), x.shape[1:3], y.shape[1:3], geometry) and fills_vectors(O, y.dtype):
-        w = matmul(x.reshape(-1, CG).T, y.reshape(-1, O)).reshape(1, 1, CG, O)
-        return w, sum_rows(y.reshape(-1, O)) if sums_y else None
+        return matmul(x.reshape(-1, CG).T, y.reshape(-1, O)).reshape(1, 1, CG, O)
     if (KH, KW) == geometry.stride == (1, 1) and x.shape == (*y.shape[:3], x.shape[3]):
         x, y = (each.reshape(1, -1, *each.shape[2:]) for each in (x, y))      # 1x1 doesn't see where an image ends
     is_narrow = groups == geometry.dilation[1] == 1 and _is_narrow(KW * CG, O)
@@ -174,8 +170,7 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     window = _window(x, y, kernel_hw, geometry, rows)
     add_weights(x, y, parts, window, columns, is_narrow, numba.get_num_threads(), none_taken())
     w = parts[0] if len(parts) == 1 else sum_parts(parts)
-    w = np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if is_narrow else w
-    return w, sum_rows(y.reshape(-1, O)) if sums_y else None
+    return np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if is_narrow else w
 
 
 def _is_narrow(inputs, outputs):

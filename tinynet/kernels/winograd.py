@@ -59,7 +59,6 @@ LANES = 16                      # float32 in a vector
 CACHE = 3 * 2**18               # bytes of the second cache for V and M
 MOST_TILES = 64                 # of a task
 TASKS = 8                       # a thread, if U stays in the second cache
-SUM_PLACE = N + 1               # of the point 1 along both axes, where a transform adds up all pixels of its tile
 PANEL = panel_columns(4)
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 LEAST_CHANNELS = 16             # 1.2 to 1.6 times as fast as the direct sum; 2 times from 64 on
@@ -144,11 +143,8 @@ def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tup
     return _convolve(y, prepared.get(_scattering, w), w.shape[2], b, source, target, out_hw, relu)
 
 
-def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int], sums_y: bool = False) -> Any:
-    """As convolution.weight_gradient; None if the result isn't finite everywhere, or a sum over no images.
-
-    The sum of y comes from A gy A^T: its value at the point 1 along both axes is the sum of a tile's pixels.
-    """
+def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int]) -> Array | None:
+    """As convolution.weight_gradient; None if the result isn't finite everywhere, or a sum over no images."""
     if not len(y):
         return None
     C, O, r = x.shape[3], y.shape[3], _taps(geometry)
@@ -159,16 +155,13 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     tiles, total = _tiles_at_once(rows, O, 1), len(y) * math.prod(grid)
     count = max(1, min(MOST_PARTS, total // min(tiles, PART_TILES)))
     parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
-    y_sums = np.empty((count, O))
     tiles = min(tiles, -(-total // count))
     scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
-    add_products(x, y, parts, y_sums, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
+    add_products(x, y, parts, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = empty((*kernel_hw, C, O), x.dtype)
     weights_back(U, w, source[0])
-    if not np.isfinite(w).all():
-        return None
-    return w, y_sums.sum(0).astype(x.dtype) if sums_y else None
+    return w if np.isfinite(w).all() else None
 
 
 def _gathering(w):
@@ -468,33 +461,29 @@ def _next(n, row, column, grid):
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 @kernel
-def add_products(x, y, parts, y_sums, nothing, source, grid, r, tiles, scratch, taken):
-    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place; y_sums[k] of y's pixels"""
+def add_products(x, y, parts, nothing, source, grid, r, tiles, scratch, taken):
+    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place"""
     for lane in prange(len(scratch)):
-        y_sum = np.empty(y.shape[3])
         k = take(taken)
         while k < len(parts):
-            _add_part(k, x, y, parts, y_sum, nothing, source, grid, r, tiles, scratch[lane])
-            y_sums[k] = y_sum
+            _add_part(k, x, y, parts, nothing, source, grid, r, tiles, scratch[lane])
             k = take(taken)
 
 
 @inner
-def _add_part(k, x, y, parts, y_sum, nothing, source, grid, r, tiles, scratch):
+def _add_part(k, x, y, parts, nothing, source, grid, r, tiles, scratch):
     C, O, plane = source[0]**2 * x.shape[3], y.shape[3], parts.shape[3]
     m = N + 1 - r
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
     V, D = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + d_step)]
     window = scratch[N * N * (v_step + d_step):]
     sums = flattened(parts[k])
-    y_sum[:] = 0
     everything = len(x) * grid[0] * grid[1]
     begin, end = k * everything // len(parts), (k + 1) * everything // len(parts)
     for first in range(begin, end, tiles):
         count = min(tiles, end - first)
         _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
         _to_places(y, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
-        _add_pixels(D[SUM_PLACE * d_step:], count, y_sum)
         x_place = y_place = _place(first + tiles, grid)
         later_count = min(tiles, everything - first - tiles)
         for p in range(N * N):
@@ -503,12 +492,3 @@ def _add_part(k, x, y, parts, y_sum, nothing, source, grid, r, tiles, scratch):
                      here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, NEAR)
             x_place = _ask_for(x, x_place, _part(later_count, p), source, grid, m, np.int64(N))
             y_place = _ask_for(y, y_place, _part(later_count, p), (ONE, STAY, STAY), grid, m, m)
-
-
-@inner
-def _add_pixels(totals, count, y_sum):
-    """y_sum += A y A^T at the place of the point 1 along both axes, the sum of a tile's pixels, of each tile"""
-    for i in range(count):
-        line = totals[i * len(y_sum):(i + 1) * len(y_sum)]
-        for o in range(len(y_sum)):
-            y_sum[o] += line[o]

@@ -10,6 +10,7 @@ import numpy as np
 from tinynet.autograd import Op
 from tinynet.kernels import activation as kernels
 from tinynet.kernels.elementwise import multiply
+from tinynet.kernels.reduction import sum_rows
 from tinynet.ops.arithmetic import exp
 from tinynet.random import generator
 from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
@@ -31,16 +32,21 @@ class Relu(Op):
 class ReluGrad(Op):
     """gx = gy [y > 0]: linear in gy, and its own adjoint; in y it is flat, a step apart
 
-    in_place: gx is written over gy, which spares an array as large as the images.
+    in_place: gx is written over gy, which spares an array as large as the images. With `sums` its sum over all axes but
+    the last is then known, too: pixel_sum.
     """
 
     keeps = ("y",)
+    pixel_sum = None
 
-    def __init__(self, in_place: bool = False) -> None:
-        self.in_place = in_place
+    def __init__(self, in_place: bool = False, sums: bool = False) -> None:
+        self.in_place, self.sums = in_place, sums
 
     def forward(self, gy: Array, y: Array) -> Array:
-        return kernels.relu_grad(gy, y, self.in_place)
+        if not (self.in_place and self.sums):
+            return kernels.relu_grad(gy, y, self.in_place)
+        self.pixel_sum = sum_rows(*(a.reshape(-1, a.shape[-1]) for a in (gy, y)))
+        return gy
 
     def backward(self, ggx: Tensor) -> Gradients:
         return ReluGrad()(ggx, self.y), None

@@ -66,22 +66,14 @@ class Gather(Op):
 
     def backward(self, gy: Tensor) -> Gradients:
         needs_x, needs_w, needs_b = self.needs
-        gz = self._through_then(gy)
-        gx = Scatter(self.geometry, self.x_hw)(gz, self.w) if needs_x else None
-        weight_gradient = WeightGradient(self.geometry, self.w_hw, needs_b)
-        gw = weight_gradient(self.x, gz) if needs_w else None
-        gb = PixelSum(weight_gradient.y_sum)(gz) if needs_b else None
-        return gx, gw, gb
-
-    def _through_then(self, gy):
-        """The gradient of z: the ReLU's gate first, then back to where the largest pixels stood."""
-        if self.then.relu:
-            gy = ReluGrad(self.may_overwrite)(gy, self.output.detach())
-        if self.then.pool:
-            _, *half, channels = gy.shape
+        gz, gb = _before_then(self, gy, self.then.relu, needs_b)
+        if self.then.pool:  # back to where the largest pixels stood; that of the others is 0, and the sum stays
+            _, *half, channels = gz.shape
             window = Window((2, 2), (2, 2), (0, 0), tuple(half))
-            gy = MaxPoolGrad(window, self.places, (gy.shape[0], *self.out_hw, channels))(gy)
-        return gy
+            gz = MaxPoolGrad(window, self.places, (gz.shape[0], *self.out_hw, channels))(gz)
+        gx = Scatter(self.geometry, self.x_hw)(gz, self.w) if needs_x else None
+        gw = WeightGradient(self.geometry, self.w_hw)(self.x, gz) if needs_w else None
+        return gx, gw, gb
 
 
 class Scatter(Op):
@@ -102,26 +94,23 @@ class Scatter(Op):
 
     def backward(self, gx: Tensor) -> Gradients:
         needs_y, needs_w, needs_b = self.needs
-        if self.relu:
-            gx = ReluGrad(self.may_overwrite)(gx, self.output.detach())
-        gy = Gather(self.geometry, self.y_hw)(gx, self.w) if needs_y else None
-        gw = WeightGradient(self.geometry, self.w_hw)(gx, self.y) if needs_w else None
-        return gy, gw, gx.sum((0, 1, 2)) if needs_b else None
+        gz, gb = _before_then(self, gx, self.relu, needs_b)
+        gy = Gather(self.geometry, self.y_hw)(gz, self.w) if needs_y else None
+        gw = WeightGradient(self.geometry, self.w_hw)(gz, self.y) if needs_w else None
+        return gy, gw, gb
 
 
 class WeightGradient(Op):
     """w = x correlated with y;  gx = Scatter(y, gw),  gy = Gather(x, gw)"""
 
     keeps = ("x", "y")
-    y_sum = None
 
-    def __init__(self, geometry: Geometry, kernel_hw: tuple[int, int], sums_y: bool = False) -> None:
-        self.geometry, self.kernel_hw, self.sums_y = geometry, kernel_hw, sums_y
+    def __init__(self, geometry: Geometry, kernel_hw: tuple[int, int]) -> None:
+        self.geometry, self.kernel_hw = geometry, kernel_hw
 
     def forward(self, x: Array, y: Array) -> Array:
         self.x_hw, self.y_hw = x.shape[1:3], y.shape[1:3]
-        w, self.y_sum = kernels.weight_gradient(x, y, self.geometry, self.kernel_hw, self.sums_y)
-        return w
+        return kernels.weight_gradient(x, y, self.geometry, self.kernel_hw)
 
     def output_shape(self, x: Shape, y: Shape) -> Shape:
         return *self.kernel_hw, x[3] // self.geometry.groups, y[3]
@@ -132,10 +121,19 @@ class WeightGradient(Op):
         return gx, gy
 
 
-class PixelSum(Op):
-    """s = sum of y over the pixels, which the weight gradient finds by the way if it takes y;  gy = gs, repeated"""
+def _before_then(op, gy, relu, needs_b):
+    """The gradients of z and of the bias; if there was a ReLU, its gate comes first, and finds the sum in passing."""
+    known = None
+    if relu:
+        gate = ReluGrad(op.may_overwrite, needs_b)
+        gy, known = gate(gy, op.output.detach()), gate.pixel_sum
+    return gy, PixelSum(known)(gy) if needs_b else None
 
-    def __init__(self, known: Array | None = None) -> None:
+
+class PixelSum(Op):
+    """s = sum of y over the pixels, if it isn't known;  gy = gs, repeated"""
+
+    def __init__(self, known: Array | None) -> None:
         self.known = known
 
     def forward(self, y: Array) -> Array:
