@@ -64,7 +64,7 @@ def kernels(op: type) -> list[Any]:
 
     >>> from tinynet.ops.activation import Relu, ReluGrad
     >>> [kernel.__name__ for kernel in kernels(Relu)], [kernel.__name__ for kernel in kernels(ReluGrad)]
-    (['relu'], ['relu_grad'])
+    (['relu'], ['relu_grad', 'sum_rows'])
     """
     waiting = [method for name in ("forward", "backward", "__init__") for method in methods(op, name)]
     found, seen = [], set(waiting)
