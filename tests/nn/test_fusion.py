@@ -50,6 +50,16 @@ def test_transposed_convolution_relu(channels, hw):
     assert_same_bits(model, images(2, *hw, channels[0]))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [WINOGRAD, DIRECT])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("pool", [False, True])
+def test_within_a_network(dtype, channels, kind, pool):
+    """The gradients come from a layer behind, which lets them be changed in place."""
+    layers = [kind(*channels, 4, stride=2), nn.ReLU(), *[nn.MaxPool2d(2)] * pool, nn.Conv2d(channels[1], 16, 3)]
+    assert_same_bits(nn.Sequential(*layers).astype(dtype), images(2, 19, 17, channels[0], dtype))
+
+
 @pytest.mark.parametrize("groups", [2, 8])
 def test_groups(groups):
     model = nn.Sequential(nn.Conv2d(8, 16, 3, groups=groups), nn.ReLU(), nn.MaxPool2d(2))

@@ -45,7 +45,8 @@ class ReluGrad(Op):
     def forward(self, gy: Array, y: Array) -> Array:
         if not (self.in_place and self.sums):
             return kernels.relu_grad(gy, y, self.in_place)
-        self.pixel_sum = sum_rows(*(a.reshape(-1, a.shape[-1]) for a in (gy, y)))
+        channels = gy.shape[-1]
+        self.pixel_sum = sum_rows(gy.reshape(-1, channels), gate=y.reshape(-1, channels))
         return gy
 
     def backward(self, ggx: Tensor) -> Gradients:

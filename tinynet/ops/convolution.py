@@ -66,14 +66,25 @@ class Gather(Op):
 
     def backward(self, gy: Tensor) -> Gradients:
         needs_x, needs_w, needs_b = self.needs
-        gz, gb = _before_then(self, gy, self.then.relu, needs_b)
-        if self.then.pool:  # back to where the largest pixels stood; that of the others is 0, and the sum stays
-            _, *half, channels = gz.shape
-            window = Window((2, 2), (2, 2), (0, 0), tuple(half))
-            gz = MaxPoolGrad(window, self.places, (gz.shape[0], *self.out_hw, channels))(gz)
+        gz, known = self._through_then(gy)
+        gb = PixelSum(known)(gz) if needs_b else None
         gx = Scatter(self.geometry, self.x_hw)(gz, self.w) if needs_x else None
         gw = WeightGradient(self.geometry, self.w_hw)(self.x, gz) if needs_w else None
         return gx, gw, gb
+
+    def _through_then(self, gy):
+        """The gradient of z, the ReLU's gate first, then back to where the largest pixels stood; and its sum, if known.
+
+        That of the pooled pixels would do, but in that order the sum ends in other digits than layer by layer.
+        """
+        gz, known = gy, None
+        if self.then.relu:
+            gz, known = _through_relu(self, gz, sums=self.needs[2] and not self.then.pool)
+        if self.then.pool:
+            _, *half, channels = gz.shape
+            window = Window((2, 2), (2, 2), (0, 0), tuple(half))
+            gz = MaxPoolGrad(window, self.places, (gz.shape[0], *self.out_hw, channels))(gz)
+        return gz, known
 
 
 class Scatter(Op):
@@ -94,7 +105,8 @@ class Scatter(Op):
 
     def backward(self, gx: Tensor) -> Gradients:
         needs_y, needs_w, needs_b = self.needs
-        gz, gb = _before_then(self, gx, self.relu, needs_b)
+        gz, known = _through_relu(self, gx, sums=needs_b) if self.relu else (gx, None)
+        gb = PixelSum(known)(gz) if needs_b else None
         gy = Gather(self.geometry, self.y_hw)(gz, self.w) if needs_y else None
         gw = WeightGradient(self.geometry, self.w_hw)(gz, self.y) if needs_w else None
         return gy, gw, gb
@@ -121,13 +133,10 @@ class WeightGradient(Op):
         return gx, gy
 
 
-def _before_then(op, gy, relu, needs_b):
-    """The gradients of z and of the bias; if there was a ReLU, its gate comes first, and finds the sum in passing."""
-    known = None
-    if relu:
-        gate = ReluGrad(op.may_overwrite, needs_b)
-        gy, known = gate(gy, op.output.detach()), gate.pixel_sum
-    return gy, PixelSum(known)(gy) if needs_b else None
+def _through_relu(op, gy, sums):
+    """The gradient before an op's ReLU, and its sum over the pixels, if it is wanted and found in passing, or None."""
+    gate = ReluGrad(op.may_overwrite, sums)
+    return gate(gy, op.output.detach()), gate.pixel_sum
 
 
 class PixelSum(Op):
