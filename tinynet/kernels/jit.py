@@ -88,13 +88,14 @@ def kernel(function: Callable[..., Any]) -> Any:
 # found, else workqueue, which aborts if two Python threads launch at once. Until the choice is known,
 # launches take turns.
 #
-# A process that is forked from this one has the thread that forked alone. workqueue starts its threads anew there;
-# GNU's omp kills the process that tries, without a word to Python. And what another thread was about, it left half
-# done. So there, kernels raise in place of that.
+# A process that is forked from this one has the thread that forked alone, and what another thread was about, it would
+# find half done. So while launches take turns, a fork takes one, too: it waits for the kernel that is running.
+# workqueue starts its threads anew in the child; GNU's omp kills a child that tries, without a word to Python. So after
+# omp, a child's kernels raise in place of that.
 
-_launch_lock = threading.Lock()
+_launch_lock = threading.RLock()     # re-entrant: a signal's handler may launch, or fork, amid a launch of its thread
 _layer_is_threadsafe = False
-_lost_by_fork = ""               # why this process can launch nothing
+_lost_by_fork = ""                   # why this process can launch nothing
 
 
 def _ask_threading_layer():
@@ -106,21 +107,19 @@ def _ask_threading_layer():
 
 
 def _in_forked_child():
-    global _launch_lock, _layer_is_threadsafe, _lost_by_fork
-    advice = ('start it with multiprocessing.get_context("spawn") or "forkserver", which begin anew, or fork before '
-              "the first operation")
+    global _layer_is_threadsafe, _lost_by_fork
     if numba_parallel._threading_layer == "omp":
         _layer_is_threadsafe = False
         _lost_by_fork = ("this process was forked from one that had run kernels already, whose threads (of OpenMP) "
-                         f"a fork leaves behind; {advice}, or set NUMBA_THREADING_LAYER=workqueue")
-    elif _launch_lock.locked():
-        _lost_by_fork = f"this process was forked while another thread was running a kernel; {advice}"
-    _launch_lock = threading.Lock()
+                         'a fork leaves behind; start it with multiprocessing.get_context("spawn") or "forkserver", '
+                         "which begin anew, or fork before the first operation, or set NUMBA_THREADING_LAYER=workqueue")
     numba_parallel._backend_init_thread_lock = threading.RLock()     # another thread may have held it
+    _launch_lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_forked_child)
+    os.register_at_fork(before=_launch_lock.acquire, after_in_parent=_launch_lock.release,
+                        after_in_child=_in_forked_child)
 
 
 # ---- The cache ---------------------------------------------------------------------------------------------
