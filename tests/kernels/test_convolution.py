@@ -83,6 +83,8 @@ CASES = {
     "1x1 strided": dict(N=1, hw=(5, 8), kernel=(1, 1), C=3, O=5, geometry=Geometry((2, 3))),
     "transposed 4x4": dict(N=2, hw=(8, 10), kernel=(4, 4), C=6, O=9, geometry=Geometry((2, 2), ONE)),
     "several tasks a row": dict(N=1, hw=(4, 3), kernel=(3, 3), C=3, O=150, geometry=Geometry(padding=ONE)),
+    "many outputs, strided": dict(N=2, hw=(7, 8), kernel=(3, 3), C=8, O=70, geometry=Geometry((2, 1), ONE)),
+    "many outputs, in groups": dict(N=1, hw=(6, 9), kernel=(3, 3), C=16, O=80, geometry=Geometry((1, 2), groups=2)),
     "more inputs": dict(N=1, hw=(3, 4), kernel=(3, 3), C=150, O=3, geometry=Geometry(padding=ONE)),
     "more blocks than parts": dict(N=3, hw=(41, 5), kernel=(3, 1), C=2, O=6),
     "few outputs": dict(N=2, hw=(9, 12), kernel=(3, 3), C=12, O=3, geometry=Geometry((2, 1), padding=ONE)),

@@ -12,7 +12,8 @@ from tinynet.kernels import product, tile
 from tinynet.kernels.emit import VECTOR_BYTES
 from tinynet.kernels.jit import kernel, prange
 from tinynet.kernels.memory import aligned
-from tinynet.kernels.product import FEW_ROWS, panel_columns
+from tinynet.kernels.panels import panel_columns
+from tinynet.kernels.product import FEW_ROWS
 
 DTYPES = [np.float32, np.float64]
 
@@ -41,9 +42,9 @@ def kernels_for(columns, dtype):
     return [run_any] + [run_whole] * (columns % lanes == 0) + [run_few] * (columns <= lanes // 2)
 
 
-def panels(b):
+def panels(b, width=None):
     """b (K, N) cut into panels, of which the last has nonsense in the columns that b doesn't have"""
-    width = panel_columns(b.itemsize)
+    width = width or panel_columns(b.itemsize)
     wide = np.full((len(b), -(-b.shape[1] // width) * width), np.nan, b.dtype)
     wide[:, :b.shape[1]] = b
     return np.ascontiguousarray(wide.reshape(len(b), -1, width).swapaxes(0, 1))
@@ -74,6 +75,11 @@ def check(rows, columns, depth, dtype, start="bias", floor=-np.inf, far=(0, 0), 
             run((a.reshape(-1), 0, tile.NEXT, rows), packed, s, (c, at, step), (rows, columns, depth), dtype(floor),
                 far)
             np.testing.assert_array_equal(c, with_steps)                 # nothing but panels: no need to say so
+            if run is not run_few:                                       # whose tiles have more rows
+                c = aligned(before.copy())
+                run((panels(a, tile.ROWS).reshape(-1), 0), packed, s, (c, at, step), (rows, columns, depth),
+                    dtype(floor), (0, far[1]))
+                np.testing.assert_array_equal(c, with_steps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -11,7 +11,8 @@ import numpy as np
 
 from tinynet.kernels.jit import FLAGS
 from tinynet.kernels.memory import empty
-from tinynet.kernels.product import multiply, panel_columns
+from tinynet.kernels.panels import panel_columns
+from tinynet.kernels.product import multiply
 from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, STAY
 from tinynet.kernels.tile import ROWS as TILE_ROWS
 

@@ -42,7 +42,8 @@ from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import affine, fills_vectors, matmul, sum_parts
-from tinynet.kernels.memory import aligned, empty, zeros
+from tinynet.kernels.memory import aligned, empty, room_for, zeros
+from tinynet.kernels.panels import PANEL_BYTES, cut, panels_for
 from tinynet.kernels.pooling import NO_PLACES, best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
 from tinynet.kernels.streaming import arrived, is_streamed
@@ -293,7 +294,7 @@ def correlate(source, weights, bias, target, size, epilogue, tables, window, spl
     pooled_rows = rows if epilogue[1].size else 0
     for _ in prange(lanes):
         scratch = np.empty(height * width * source.shape[3], source.dtype)
-        before_pooling = np.empty(pooled_rows * TW * M, source.dtype)
+        before_pooling = room_for(pooled_rows * TW * M, source)
         task = take(taken)
         while task < len(source) * blocks * splits:
             place = task // splits // blocks, task // splits % blocks, task % splits * columns
@@ -426,6 +427,7 @@ def _side_by_side(pixels, weights, axis):
 
 PIXELS_AT_ONCE = 256            # whose y, a tile's columns, and x, a tile's rows, stay in the first cache
 FEW_INPUTS = 64                 # where there are more, half as many pixels: theirs lie far apart and share places there
+MANY_ROWS = 64                  # weights of an output channel, for which it is worth the copy to cut y into panels
 MOST_PARTIAL_WEIGHTS = 2 ** 20  # in all parts together: to add them up takes time, too
 
 
@@ -443,25 +445,28 @@ def _window(x, y, kernel_hw, geometry, rows):
 @kernel
 def add_weights(x, y, parts, window, columns, is_narrow, lanes, taken):
     """parts[p] += the sum over the p-th part of all blocks of rows of y; a task is some columns of a part"""
-    _, _, _, _, _, _, _, _, groups, _, width, height = window
-    splits = (y.shape[3] // groups + columns - 1) // columns
+    KH, KW, _, _, _, _, _, _, groups, _, width, height = window
+    C, OW, OG, panel = x.shape[3], y.shape[2], y.shape[3] // groups, PANEL_BYTES // y.itemsize
+    splits = (OG + columns - 1) // columns
+    at_once = max(1, (PIXELS_AT_ONCE if C <= FEW_INPUTS else PIXELS_AT_ONCE // 2) // max(1, OW))
+    cuts = not is_narrow and OG > panel and KH * KW * C // groups >= MANY_ROWS
     for _ in prange(lanes):
-        scratch = np.empty(height * width * x.shape[3], x.dtype)
+        scratch = np.empty(height * width * C, x.dtype)
+        panels = panels_for(min(columns, OG) if cuts else 0, panel, at_once * OW, y)
         task = take(taken)
         while task < len(parts) * splits:
             p, o = task // splits, task % splits * columns
-            _add_part(x, y, parts, p, o, columns, is_narrow, scratch, window)
+            _add_part(x, y, parts, p, o, columns, is_narrow, at_once, scratch, panels, window)
             task = take(taken)
 
 
 @inner
-def _add_part(x, y, parts, p, o, columns, is_narrow, scratch, window):
+def _add_part(x, y, parts, p, o, columns, is_narrow, at_once, scratch, panels, window):
     KH, _, sh, _, top, left, dh, _, _, rows, width, height = window
     N, H, _, C = x.shape
     _, OH, OW, _ = y.shape
     sums = flattened(parts[p])
     blocks = (OH + rows - 1) // rows
-    at_once = max(1, (PIXELS_AT_ONCE if C <= FEW_INPUTS else PIXELS_AT_ONCE // 2) // max(1, OW))
     for t in range(p * N * blocks // len(parts), (p + 1) * N * blocks // len(parts)):
         n, i0 = t // blocks, t % blocks * rows
         i1 = min(OH, i0 + rows)
@@ -473,14 +478,15 @@ def _add_part(x, y, parts, p, o, columns, is_narrow, scratch, window):
             lines, origin = flattened(x), (n * H + h0) * width * C
         for i in range(i0, i1, at_once):
             here = lines, origin + (i - i0) * sh * width * C, width * C, C
-            _add_rows((n, i, min(at_once, i1 - i)), here, y, sums, window, o, columns, is_narrow)
+            _add_rows((n, i, min(at_once, i1 - i)), here, y, sums, window, o, columns, is_narrow, panels)
 
 
 @inner
-def _add_rows(place, lines, y, sums, window, o, columns, is_narrow):
+def _add_rows(place, lines, y, sums, window, o, columns, is_narrow, panels):
     """sums[u,v,c,o] += sum_ij x[i*sh + u*dh, j*sw + v*dw, c] y[i,j,o] over some rows i, group by group
 
     is_narrow: sums[u,o,v,c], the tile's rows being o, its columns v and c.
+    Where many weights meet each y, it is cut into panels, if there is room for them.
     """
     n, i, count = place
     x, at, pitch, C = lines
@@ -491,17 +497,25 @@ def _add_rows(place, lines, y, sums, window, o, columns, is_narrow):
     taps, inner_rows = KW, CG
     if groups == dw == 1:                                    # the taps are neighbours: v and c are one
         taps, inner_rows = 1, KW * CG
-    for step in range(KH if is_narrow else groups * taps):
-        if is_narrow:
+    if is_narrow:
+        for u in range(KH):
             a = flat, from_y, STAY, NEXT, OW * O, STAY, O
-            b = x, at + step * dh * pitch, sh * pitch, STAY, sw * C
-            c = sums, step * O * KW * C, STAY, KW * C
-            rows, width = (1, O), KW * C
-        else:
-            group, v = step // taps, step % taps
-            m = group * OG + o
-            a = x, at + v * dw * C + group * CG, dh * pitch, NEXT, sh * pitch, STAY, sw * C
-            b = flat, from_y + m, OW * O, STAY, O
-            c = sums, v * CG * O + m, KW * CG * O, O
-            rows, width = (KH, inner_rows), min(columns, OG - o)
-        block(a, b, c, c, pixels, rows, width, NO_FLOOR, NEAR)
+            b = x, at + u * dh * pitch, sh * pitch, STAY, sw * C
+            c = sums, u * O * KW * C, STAY, KW * C
+            block(a, b, c, c, pixels, (1, O), KW * C, NO_FLOOR, NEAR)
+        return
+    width = min(columns, OG - o)
+    abreast = PANEL_BYTES // y.itemsize if panels.size else width
+    for group in range(groups):
+        m = group * OG + o
+        if panels.size:
+            cut("B", (flat, from_y + m, O), (width, count * OW), panels)
+        for q in range(0, width, abreast):
+            if panels.size:
+                b = panels, q * count * OW, OW * abreast, STAY, abreast
+            else:
+                b = flat, from_y + m, OW * O, STAY, O
+            for v in range(taps):
+                a = x, at + v * dw * C + group * CG, dh * pitch, NEXT, sh * pitch, STAY, sw * C
+                c = sums, v * CG * O + m + q, KW * CG * O, O
+                block(a, b, c, c, pixels, (KH, inner_rows), min(abreast, width - q), NO_FLOOR, NEAR)

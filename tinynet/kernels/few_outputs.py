@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, emit_loop, flattened
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.memory import empty, zeros
+from tinynet.kernels.memory import empty, room_for, zeros
 from tinynet.kernels.product import multiply
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEXT, NO_FLOOR, ONE, STAY, VECTORS
@@ -68,7 +68,7 @@ def add_shifted(x, weights, nothing, start, y, window, lanes, taken):
     pitch = (OW + KW - 1) * weights.shape[1]
     for _ in prange(lanes):
         # the last vectors reach beyond the last pixel
-        products, line = np.empty((ROWS + KH - 1) * pitch + MOST, x.dtype), np.empty(OW * O + MOST, x.dtype)
+        products, line = room_for((ROWS + KH - 1) * pitch + MOST, x), room_for(OW * O + MOST, x)
         task = take(taken)
         while task < len(x) * blocks:
             place = task // blocks, task % blocks * ROWS

@@ -4,12 +4,10 @@
 
 (The rows are the images of a batch: what an image gives must not depend on the others.)
 
-The nest of loops (product.py) walks over A in any steps. A transposed A it reads in steps of whole rows, so that what
-a task needs of it meets in a few sets of the caches; where there are many columns to use it for, the task first copies
-it into one piece (dense layers' weight gradients: a fifth less time). It wants B's columns side by side, best in
-panels. Of a transposed B panels are made, or C.T = B.T @ A.T is computed, where A has to be copied, and C to be
-turned: whichever moves less. A B with its columns side by side is read as it is if it is small, or by few rows of A;
-for many, panels are made of it, too.
+The nest of loops (product.py) wants B in panels (panels.py), and an A that lies turned as well. Of a transposed B
+panels are made as a whole, or C.T = B.T @ A.T is computed, where A has to be copied, and C to be turned: whichever
+moves less. What lies well each task cuts into panels piece by piece, unless it has so few rows that a piece is read
+once or twice: then B is read as it lies.
 
 So are convolutions of 1x1 computed, whose pixels are the rows: `affine`.
 
@@ -24,26 +22,29 @@ from tinynet.kernels import vectors
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
+from tinynet.kernels.panels import PANEL_BYTES, cut, panel_columns, panels_for
 from tinynet.kernels.product import multiply as times
-from tinynet.kernels.product import panel_columns
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEAR, ONE, STAY, VECTORS, least
+from tinynet.kernels.tile import ROWS as TILE_ROWS
 from tinynet.kernels.turning import turn, turned
-from tinynet.kernels.window import copy
 from tinynet.typing import Array, DType
 
-# A task is ROWS x COLUMNS of C and goes over K by DEPTH: so much of B (128 KB in float32) stays in the second
-# cache. ROWS are whole tiles, of 6 or of 8; short rows are so many times more that a task has RUN numbers of A.
+# A task is ROWS x COLUMNS of C at most and goes over K by DEPTH: so much of B (128 KB in float32) and of A (384 KB)
+# stay in the second cache. Columns are more where a PIECE has room for all of them, rows where they are short.
 # Of a turned A with a long K, the pixels of a 1x1's weight gradient, a task takes all rows and columns, if C has no
 # more than MOST_SUMS: so A and B, which may come from memory, are read once (128 to 256, 64 pixels: 1.3 times as fast).
-ROWS, COLUMNS, DEPTH = 96, 128, 256
+ROWS, COLUMNS, DEPTH = 384, 128, 256
+TURNED_DEPTH = 192              # of a turned A: its panels share the first cache with those of B (1.1 times as fast)
+PIECE = 2 ** 16                 # numbers of B in panels at a time
+RUN = 2 ** 15                   # numbers of A that a task may have where its rows are short
+LEAST_ROWS = 96                 # of a task: fewer are not worth a piece of B
+BLOCKS = 4                      # a thread, wanted at least
 MOST_SUMS = 2 ** 16
-RUN = 2 ** 15
-MANY_ROWS = 128                 # of A, for which it is worth the copy to make panels of B
-LEAST_IN_PANELS = 2 ** 13       # numbers of a B that lies well already: so few stay in the first cache as they lie
-MOST_IN_PANELS = 2 ** 18        # and more would take too long to copy
-MANY_COLUMNS = 64               # of C, for which a task's part of a transposed A is worth the copy
+MANY_ROWS = 64                  # of A, for which it is worth the copy to cut B into panels
+LEAST_IN_PANELS = 2 ** 13       # numbers of B: so few stay in the first cache as they lie
+MANY_COLUMNS = 64               # of C, for which it is worth the copy to cut a turned A into panels
 TASKS = 4                       # wanted at least: where a row of C is too short for so many, K is cut into parts
 PART, MOST_PARTS = 2 ** 11, 16  # a K of 2 PART or more is long: it may be cut into parts of no fewer than PART
 
@@ -130,41 +131,40 @@ def _in_parts(a, b, parts):
 
 def _multiply(a, b, start, c, floor, far):
     """c[p] = max(start + a @ b over the p-th part of K, floor)"""
-    (M, K), N, panel = a.shape[1:], b.shape[2], panel_columns(b.itemsize)
-    is_turned = b.swapaxes(1, 2).flags.c_contiguous and not b.flags.c_contiguous
-    pays = M >= MANY_ROWS and LEAST_IN_PANELS < K * N <= MOST_IN_PANELS
-    if is_turned or not fills_vectors(N, b.dtype) or pays:
-        b = _panels(b, is_turned)
-        steps = b.strides[0], b.strides[1], b.strides[2]
+    (M, K), N, panel, threads = a.shape[1:], b.shape[2], panel_columns(b.itemsize), numba.get_num_threads()
+    if b.swapaxes(1, 2).flags.c_contiguous and not b.flags.c_contiguous:
+        b, cuts = _in_panels(b), False
+        steps = b.strides[:3]
     else:
-        b = np.ascontiguousarray(b)
+        b, fills = np.ascontiguousarray(b), fills_vectors(N, b.dtype)
+        cuts = not fills or M >= MANY_ROWS and N >= panel // VECTORS and K * N > LEAST_IN_PANELS
         steps = b.strides[0], panel * b.itemsize, b.strides[1]
+    steps = tuple(step // b.itemsize for step in steps)
     a_flat, a_row, a_k = _flat(a)
-    block = ROWS * max(1, min(RUN // (ROWS * K), M // (ROWS * TASKS))), COLUMNS
-    if a_row == 1 and K >= 2 * PART and M * N <= MOST_SUMS:
-        block = M, N
-    multiply(a_flat, a_row, a_k, b.reshape(-1), tuple(step // b.itemsize for step in steps), start, c, K, floor, far,
-             block, numba.get_num_threads(), none_taken())
+    block = (M, N) if a_row == 1 and K >= 2 * PART and M * N <= MOST_SUMS else _block(M, K, N, threads)
+    multiply(a_flat, a_row, a_k, b.reshape(-1), steps, cuts, start, c, K, floor, far, block, threads, none_taken())
+
+
+def _block(M, K, N, threads):
+    """(rows, columns) of a task"""
+    columns = N if N * min(K, DEPTH) <= PIECE else COLUMNS
+    rows = ROWS if N * K > PIECE else max(LEAST_ROWS, RUN // K)
+    wanted = -(-BLOCKS * threads // -(-N // columns))
+    down = max(1, -(-M // rows), min(-(-M // LEAST_ROWS), wanted))
+    return -(-M // (down * TILE_ROWS)) * TILE_ROWS, columns
 
 
 def _sum(parts):
     return parts[0] if len(parts) == 1 else sum_parts(parts)
 
 
-def _panels(b, is_turned):
-    """b (batch, K, N) as (batch, panels, K, columns of a panel), the last panel with columns of zeros to spare
-
-    Tiles multiply them, too, and what memory held before may be numbers below 1e-38, for each of which some processors
-    take 100 times as long.
-    """
+def _in_panels(b):
+    """A transposed b (batch, K, N) as (batch, panels, K, columns of a panel), the last with zeros to spare"""
     batch, K, N = b.shape
     width = panel_columns(b.itemsize)
     panels = empty((batch, -(-N // width), K, width), b.dtype)
     panels[:, N // width:, :, N % width:] = 0
-    if is_turned:
-        turn(b.swapaxes(1, 2), panels)
-    else:
-        cut(np.ascontiguousarray(b), panels)
+    turn(b.swapaxes(1, 2), panels)
     return panels
 
 
@@ -177,75 +177,65 @@ def _flat(a):
 
 
 @kernel
-def multiply(a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, lanes, taken):
-    """c[p] = max(start + a @ b over the p-th part of K, floor)"""
+def multiply(a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, far, block, lanes, taken):
+    """c[p] = max(start + a @ b over the p-th part of K, floor); cuts: B is to be cut into panels"""
     parts, batch, M, N = c.shape
     rows, columns = block
     tasks = parts * batch * ((M + rows - 1) // rows) * ((N + columns - 1) // columns)
-    copies = a_row == 1 and N >= MANY_COLUMNS
+    cuts_a = cuts and a_row == 1 and N >= MANY_COLUMNS
+    depth = min(K, TURNED_DEPTH if cuts_a else DEPTH)
     for _ in prange(lanes):
-        piece = np.empty(rows * min(K, DEPTH) if copies else 0, a.dtype)
-        task = take(taken)
+        a_panels = panels_for(min(rows, M) if cuts_a else 0, TILE_ROWS, depth, a)
+        b_panels = panels_for(min(columns, N) if cuts else 0, PANEL_BYTES // a.itemsize, depth, a)
+        task, held = take(taken), np.int64(-1)
         while task < tasks:
-            _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, piece)
+            held = _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, depth, a_panels,
+                                   b_panels, held)
             task = take(taken)
         arrived()
 
 
 @inner
-def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, piece):
-    """Some rows and columns of a product, over one part of K."""
+def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, depth, a_panels, b_panels, held):
+    """Some rows and columns of a product, over one part of K
+
+    held: where the piece of B begins that is in panels already; returns which one it is then.
+    """
     parts, batch, M, N = c.shape
     rows, columns = block
     down, across = (M + rows - 1) // rows, (N + columns - 1) // columns
     b_matrix, b_panel, b_k = b_steps
-    matrix, i, j = task // (down * across), task // across % down * rows, task % across * columns
+    matrix, j, i = task // (down * across), task // down % across * columns, task % down * rows
     part, m = matrix // batch, matrix % batch
     k, end = part * K // parts, (part + 1) * K // parts
+    rows, columns = min(rows, M - i), min(columns, N - j)
     target = flattened(c), (matrix * M + i) * N + j, N
-    begin = start, j, STAY
-    panel = j // (VECTORS * (VECTOR_BYTES // a.itemsize))
+    begin, is_few = (start, j, STAY), N <= VECTOR_BYTES // 2 // a.itemsize
     while True:
-        count = min(DEPTH, end - k)
+        count = min(depth, end - k)
         is_last = k + count >= end
-        a_part = a, m * M * K + i * a_row + k * a_k, a_row, a_k
-        if piece.size:
-            a_part = _in_one_piece(a_part, min(rows, M - i), count, piece)
-        b_part = b, m * b_matrix + panel * b_panel + k * b_k, b_panel, b_k
-        size, lowest = (min(rows, M - i), min(columns, N - j), count), floor if is_last else a.dtype.type(-np.inf)
+        size, lowest = (rows, columns, count), floor if is_last else a.dtype.type(-np.inf)
         where = far[0], far[1] if is_last else STAY
-        if N <= VECTOR_BYTES // 2 // a.itemsize:
-            times("few", a_part, b_part, begin, target, size, lowest, where)
+        a_first = m * M * K + i * a_row + k * a_k
+        b_first = m * b_matrix + j // (PANEL_BYTES // a.itemsize) * b_panel + k * b_k
+        if b_panels.size and b_first != held:
+            cut("B", (b, b_first, b_k), (columns, count), b_panels)
+            held = b_first
+        if a_panels.size:
+            cut("A", (a, a_first, a_k), (rows, count), a_panels)
+            times("any", (a_panels, STAY), (b_panels, STAY), begin, target, size, lowest, where)
+        elif b_panels.size and is_few:
+            times("few", (a, a_first, a_row, a_k), (b_panels, STAY), begin, target, size, lowest, where)
+        elif b_panels.size:
+            times("any", (a, a_first, a_row, a_k), (b_panels, STAY), begin, target, size, lowest, where)
+        elif is_few:
+            times("few", (a, a_first, a_row, a_k), (b, b_first, b_panel, b_k), begin, target, size, lowest, where)
         else:
-            times("any", a_part, b_part, begin, target, size, lowest, where)
+            times("any", (a, a_first, a_row, a_k), (b, b_first, b_panel, b_k), begin, target, size, lowest, where)
         begin, k = target, k + count
         if is_last:
             break
-
-
-@inner
-def _in_one_piece(a_part, rows, depth, piece):
-    """Some rows and some k of a transposed A, copied"""
-    a, first, a_row, a_k = a_part
-    for k in range(depth):
-        copy(a[first + k * a_k:first + k * a_k + rows], piece[k * rows:(k + 1) * rows])
-    return piece, STAY, a_row, rows
-
-
-@kernel
-def cut(b, panels):
-    """panels[m, p, k, :] = b[m, k, p W:(p + 1) W]"""
-    batch, K, N = b.shape
-    _, count, _, W = panels.shape
-    for task in prange(batch * count):
-        _cut_panel(b[task // count], np.int64(task) % count * W, panels[task // count, task % count])
-
-
-@inner
-def _cut_panel(b, begin, panel):
-    end = min(b.shape[1], begin + panel.shape[1])
-    for k in range(len(b)):
-        copy(b[k, begin:end], panel[k, :end - begin])
+    return held
 
 
 @kernel

@@ -26,6 +26,7 @@ import threading
 
 import numpy as np
 
+from tinynet.kernels.jit import inner
 from tinynet.typing import Array, DType, Shape
 
 LINE = 64
@@ -186,6 +187,17 @@ def _from_malloc(shape, dtype, size):
     memory = np.empty(size + LINE - 1, np.uint8)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))    # NumPy takes three times as long to tell it
     return np.ndarray(shape, dtype, memory, -address % LINE)
+
+
+@inner
+def room_for(count, like):
+    """Within a kernel: so many numbers of the kind of `like`, not filled yet, from the beginning of a cache line.
+
+    NumPy's own would begin amid a line, and each vector of them be read from two.
+    """
+    memory = np.empty(count + LINE // like.itemsize, like.dtype)
+    skipped = -memory.ctypes.data % LINE // like.itemsize
+    return memory[skipped:skipped + count]
 
 
 def settled(array: Array) -> Array:

@@ -27,7 +27,7 @@ import numba
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.memory import empty
+from tinynet.kernels.memory import empty, room_for
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array, Shape
 
@@ -188,7 +188,7 @@ def moments(x, C, shift, tasks, partial, lanes, taken):
     D = C // G
     for _ in prange(lanes):
         L, ones = side_by_side(C, S) * C, np.ones(C)
-        s1, s2, origin = np.empty(L), np.empty(L), np.empty(L, x.dtype)
+        s1, s2, origin = np.empty(L), np.empty(L), room_for(L, x)
         few1, few2 = np.zeros(L, x.dtype), np.zeros(L, x.dtype)
         task = take(taken)
         while task < T * P:
@@ -231,7 +231,7 @@ def standardize(x, mean, rstd, w, b, relu, tasks, y, lanes, taken):
     zero = x.dtype.type(0)
     for _ in prange(lanes):
         L, ones = side_by_side(C, S) * C, np.ones(C)
-        m, scale, bias = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+        m, scale, bias = room_for(L, x), room_for(L, x), room_for(L, x)
         repeat(b, C, bias)
         task = take(taken)
         while task < T * P:
@@ -263,8 +263,8 @@ def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, ta
         L, ones = side_by_side(C, S) * C, np.ones(C)
         s1, s2 = np.empty(L), np.empty(L)
         few1, few2 = np.zeros(L, x.dtype), np.zeros(L, x.dtype)
-        m, scale, bias = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
-        gated = np.empty(L, x.dtype)
+        m, scale, bias = room_for(L, x), room_for(L, x), room_for(L, x)
+        gated = room_for(L, x)
         repeat(b, C, bias)
         task = take(taken)
         while task < T * P:
@@ -325,8 +325,8 @@ def input_gradient(gy, x, mean, rstd, w, b, relu, gradient, correlation, tasks, 
     zero = x.dtype.type(0)
     for _ in prange(lanes):
         L, ones = side_by_side(C, S) * C, np.ones(C)
-        m, a, bias = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
-        q, r = np.empty(L, x.dtype), np.empty(L, x.dtype)
+        m, a, bias = room_for(L, x), room_for(L, x), room_for(L, x)
+        q, r = room_for(L, x), room_for(L, x)
         repeat(b, C, bias)
         task = take(taken)
         while task < T * P:

@@ -2,10 +2,10 @@
 
 What the register tile (tile.py) asks before it begins (how many columns are left, where a line ends, which taps there
 are) takes as long as a short sum itself, and with few channels sums are short: 32 products for 32 channels. Matrices
-need no such questions. Their rows and k come in simple steps, and B comes in *panels*, of as many columns as a tile
-has, one behind the other: what a tile reads of B is one piece. (In rows that are a power of two long, it would be
-spread over a few sets of the cache, and not stay there.) Where B is nothing but panels, the next one is asked for
-while one is in use, so that it needn't be waited for. (Winograd's products of 128 channels: 1.15 times as fast.)
+need no such questions. Their rows and k come in simple steps, and B comes in *panels* (panels.py), of as many columns
+as a tile has, one behind the other: what a tile reads of B is one piece. Where B is nothing but panels, the next one
+is asked for while one is in use, so that it needn't be waited for. (Winograd's products of 128 channels: 1.15 times as
+fast.)
 
 So this is what Winograd's way does between its transforms (1.2 times as fast as with the tile, of 32 channels), what
 dense layers do, and convolutions of 1x1.
@@ -15,14 +15,10 @@ from numba import config, types
 from numba.extending import intrinsic
 
 from tinynet.kernels.emit import I1, I64, VECTOR_BYTES, Operand, Vector, emit_loop, emit_prefetch, unknown
+from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.tile import AHEAD, ROWS, VECTORS
 
 FEW_ROWS = 12  # of a tile of half a vector: as many sums as a processor needs to be busy
-
-
-def panel_columns(itemsize: int) -> int:
-    """Of a panel: those of a tile."""
-    return VECTORS * VECTOR_BYTES // itemsize
 
 
 @intrinsic(prefer_literal=True)
@@ -33,7 +29,7 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far):
     to the end of its last vector all the same.
     a = (array, offset, step of i, of k)                     s = (array, offset, step of i)
     b = (array, offset, step from panel to panel, of k)      c = (array, offset, step of i)
-        or (array, offset), if it is nothing but panels
+    a, b: or (array, offset), if they are nothing but panels, those of a turned A as wide as a tile has rows
     size = (how many i, j, k), at least one of each
     far = (A, C), 1 for what is in no cache: A, whose rows are then whole, is asked for ahead, C goes past the caches
     """
@@ -47,14 +43,14 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far):
         rows, columns, depth = (builder.extract_value(arguments[5], i) for i in range(3))
         dtype = signature.args[1][0].dtype
         vector = Vector(builder, dtype, VECTOR_BYTES // 2 if kind == "few" else VECTOR_BYTES)
-        is_packed = not operands[1].steps
-        if is_packed:
+        b_is_packed = not operands[1].steps
+        if b_is_packed:
             panel = I64(panel_columns(vector.bytes))
             operands[1].steps = [builder.mul(depth, panel), panel]
         lowest = vector.spread(context.cast(builder, arguments[6], signature.args[6], dtype))
         asks, streams = (builder.trunc(builder.extract_value(arguments[7], i), I1) for i in range(2))
         streams = builder.and_(streams, vector.is_lined_up(operands[3]))
-        tile = _Tile(vector, *operands, depth, lowest, (asks, is_packed, streams))
+        tile = _Tile(vector, *operands, depth, lowest, (asks, b_is_packed, streams))
         if kind == "few":
             tile.emit_rows(FEW_ROWS, rows, I64(0), [vector.part(columns)])
             return context.get_dummy_value()
@@ -88,6 +84,9 @@ class _Tile:
         self.builder, self.vector, self.depth, self.lowest = vector.builder, vector, depth, lowest
         self.a, self.b, self.s, self.c = a, b, s, c
         self.asks_for_a, self.asks_for_b, self.streams = far
+        self.a_is_packed = not a.steps
+        if self.a_is_packed:
+            a.steps = [I64(1), I64(ROWS)]
 
     def emit_rows(self, at_once, rows, j, parts):
         """All rows of the j-th panel, or of those parts of its vectors that there are, so many rows at once"""
@@ -101,8 +100,11 @@ class _Tile:
         indices = [builder.add(builder.mul(i, I64(at_once)), I64(r)) for r in range(at_once)]
         indices = [builder.select(builder.icmp_signed("<", index, last), index, last) for index in indices]
         first = builder.mul(j, I64(VECTORS * vector.lanes))
-        a_rows, s_rows, c_rows = ([each.at(builder.mul(index, each.steps[0])) for index in indices]
-                                  for each in (self.a, self.s, self.c))
+        s_rows, c_rows = ([each.at(builder.mul(index, each.steps[0])) for index in indices]
+                          for each in (self.s, self.c))
+        before = builder.mul(i, I64(at_once))
+        a_panel = self.a.at(builder.mul(before, self.depth if self.a_is_packed else self.a.steps[0]))
+        a_rows = [builder.gep(a_panel, [builder.mul(builder.sub(index, before), self.a.steps[0])]) for index in indices]
         panel = self.b.at(builder.mul(j, self.b.steps[0]))
         self._ask_ahead(a_rows[0], at_once, j)
         later = self._next_panel(panel, i) if self.asks_for_b else None
@@ -155,7 +157,10 @@ def _multiply_numpy(columns, a, b, s, c, size, floor, far):
 
     (rows, columns, depth), panel = size, panel_columns(a[0].itemsize)
     b = b if len(b) > 2 else (*b, depth * panel, panel)
-    A = view(*a[:2], (rows, a[2]), (depth, a[3]))
+    if len(a) > 2:
+        A = view(*a[:2], (rows, a[2]), (depth, a[3]))
+    else:
+        A = view(*a, (-(-rows // ROWS), depth * ROWS), (ROWS, 1), (depth, ROWS)).reshape(-1, depth)[:rows]
     for j in range(0, columns, panel):
         width = min(panel, columns - j)
         B = view(b[0], b[1] + j // panel * b[2], (depth, b[3]), (width, 1))

@@ -42,10 +42,11 @@ from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty
+from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.pooling import NO_PLACES, max_pool
 from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
-from tinynet.kernels.product import multiply, panel_columns
+from tinynet.kernels.product import multiply
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, ROWS, STAY, least

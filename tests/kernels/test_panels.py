@@ -1,0 +1,54 @@
+"""Pieces of matrices cut into panels, against NumPy."""
+
+import numba
+import numpy as np
+import pytest
+
+from tinynet.kernels import panels
+from tinynet.kernels.jit import kernel, prange
+from tinynet.kernels.memory import LINE, room_for
+from tinynet.kernels.tile import ROWS
+
+
+@kernel
+def cut_b(matrix, size, target):
+    for _ in prange(1):
+        panels.cut("B", matrix, size, target)
+
+
+@kernel
+def cut_a(matrix, size, target):
+    for _ in prange(1):
+        panels.cut("A", matrix, size, target)
+
+
+@kernel
+def addresses(like, found):
+    for i in prange(len(found)):
+        memory = room_for(i * i, like)
+        found[i] = memory.ctypes.data if len(memory) == i * i else -1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("factor", ["A", "B"])
+def test_pieces_and_their_columns_to_spare(factor, dtype):
+    run, width = (cut_a, ROWS) if factor == "A" else (cut_b, panels.panel_columns(np.dtype(dtype).itemsize))
+    matrix = np.random.default_rng(0).standard_normal((9, 3 * width + 10)).astype(dtype)
+    for columns in (1, width - 1, width, width + 1, 2 * width, 3 * width + 2):
+        for depth in (1, 5):
+            whole = -(-columns // width) * width
+            target = np.full(whole * depth + 3, 7, dtype)
+            run((matrix.reshape(-1), 2 * matrix.shape[1] + 4, matrix.shape[1]), (columns, depth), target)
+            expected = np.zeros((depth, whole), dtype)
+            expected[:, :columns] = matrix[2:2 + depth, 4:4 + columns]
+            expected = expected.reshape(depth, -1, width).swapaxes(0, 1)
+            np.testing.assert_array_equal(target[:-3], expected.reshape(-1))
+            assert (target[-3:] == 7).all()                              # nothing else was written
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy's arrays may be freed, and their addresses be anything")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_room_begins_with_a_cache_line(dtype):
+    found = np.zeros(50, np.int64)
+    addresses(np.zeros(1, dtype), found)
+    assert (found > 0).all() and (found % LINE == 0).all()
