@@ -353,18 +353,16 @@ def _to_places(x, tiles, side, grid, m, size, V, step, window):
         else:
             load_window(x, n, h, h + width, l, width, window)
             pixels, at, pitch = window, 0, width * C
-        for a in range(s):
-            for b in range(s):
-                begin = at + a * pitch + b * C
-                for c in range(0, C, LANES):
-                    from_ = (pixels, begin + c, s * pitch, s * C)
-                    if size == N:
-                        transform("BT", from_, (V, to + c, N * step, step))
-                    elif size == 4:
-                        transform("A3", from_, (V, to + c, N * step, step))
-                    else:
-                        transform("A2", from_, (V, to + c, N * step, step))
-                to += C
+        for folded in range(0, s * s * C, LANES):            # (one loop: three in each other took 5 to 10 % longer)
+            a, b, c = folded // C // s, folded // C % s, folded % C
+            from_ = (pixels, at + a * pitch + b * C + c, s * pitch, s * C)
+            if size == N:
+                transform("BT", from_, (V, to, N * step, step))
+            elif size == 4:
+                transform("A3", from_, (V, to, N * step, step))
+            else:
+                transform("A2", from_, (V, to, N * step, step))
+            to += LANES
         n, row, column = _next(n, row, column, grid)
 
 
@@ -385,16 +383,14 @@ def _from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
             pixels, at, pitch = flattened(y), ((n * H + h) * W + l) * O, W * O
         else:
             pixels, at, pitch = window, 0, width * O
-        for a in range(s):
-            for b in range(s):
-                begin = at + a * pitch + b * O
-                for o in range(0, O, LANES):
-                    from_, to = (M, at_m + o, N * step, step), (pixels, begin + o, s * pitch, s * O)
-                    if m == 4:
-                        finish("AT3", from_, to, (bias, o), floor, check, streams * inside)
-                    else:
-                        finish("AT2", from_, to, (bias, o), floor, check, streams * inside)
-                at_m += O
+        for folded in range(0, s * s * O, LANES):
+            a, b, o = folded // O // s, folded // O % s, folded % O
+            from_, to = (M, at_m, N * step, step), (pixels, at + a * pitch + b * O + o, s * pitch, s * O)
+            if m == 4:
+                finish("AT3", from_, to, (bias, o), floor, check, streams * inside)
+            else:
+                finish("AT2", from_, to, (bias, o), floor, check, streams * inside)
+            at_m += LANES
         if not inside:
             store_window(window, n, h, h + width, l, width, y)
         n, row, column = _next(n, row, column, grid)

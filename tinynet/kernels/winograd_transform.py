@@ -36,7 +36,7 @@ import numpy as np
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.emit import I1, I64, VECTOR_BYTES, Operand, Vector, emit_loop
+from tinynet.kernels.emit import I1, I64, VECTOR_BYTES, Operand, Vector, emit_loop, unknown
 from tinynet.typing import Array
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2))  # and infinity
@@ -217,7 +217,7 @@ def _emit_sandwich(vector, factors, x, receive, values, abreast=1):
         return functools.reduce(lambda values, factor: _combine(vector, factor, values), factors[::-1], values)
 
     def column(i, _):
-        places = _line(x.at(builder.mul(i, x.steps[1])), builder, x.steps[0], Q)
+        places = _line(x.at(unknown(builder, builder.mul(i, x.steps[1]))), builder, x.steps[0], Q)
         for p, value in enumerate(multiply([vector.load(place, None) for place in places])):
             at = builder.mul(builder.add(i, I64(p * Q)), I64(vector.lanes))
             vector.store(value, builder.gep(between, [at]), None)
@@ -252,7 +252,8 @@ def _store(vector, i, line, y, streams=None):
 
 def _row(operand, i, size):
     builder = operand.builder
-    return _line(operand.at(builder.mul(i, operand.steps[0])), builder, operand.steps[1], size)
+    offset = unknown(builder, builder.mul(i, operand.steps[0]))
+    return _line(operand.at(offset), builder, operand.steps[1], size)
 
 
 def _line(place, builder, step, size):
