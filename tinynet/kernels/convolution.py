@@ -497,25 +497,24 @@ def _add_rows(place, lines, y, sums, window, o, columns, is_narrow, panels):
     taps, inner_rows = KW, CG
     if groups == dw == 1:                                    # the taps are neighbours: v and c are one
         taps, inner_rows = 1, KW * CG
-    if is_narrow:
-        for u in range(KH):
-            a = flat, from_y, STAY, NEXT, OW * O, STAY, O
-            b = x, at + u * dh * pitch, sh * pitch, STAY, sw * C
-            c = sums, u * O * KW * C, STAY, KW * C
-            block(a, b, c, c, pixels, (1, O), KW * C, NO_FLOOR, NEAR)
-        return
-    width = min(columns, OG - o)
+    width = KW * C if is_narrow else min(columns, OG - o)
     abreast = PANEL_BYTES // y.itemsize if panels.size else width
     for group in range(groups):
         m = group * OG + o
         if panels.size:
             cut("B", (flat, from_y + m, O), (width, count * OW), panels)
         for q in range(0, width, abreast):
-            if panels.size:
-                b = panels, q * count * OW, OW * abreast, STAY, abreast
-            else:
-                b = flat, from_y + m, OW * O, STAY, O
-            for v in range(taps):
-                a = x, at + v * dw * C + group * CG, dh * pitch, NEXT, sh * pitch, STAY, sw * C
-                c = sums, v * CG * O + m + q, KW * CG * O, O
-                block(a, b, c, c, pixels, (KH, inner_rows), min(abreast, width - q), NO_FLOOR, NEAR)
+            for step in range(KH if is_narrow else taps):
+                if is_narrow:
+                    a = flat, from_y, STAY, NEXT, OW * O, STAY, O
+                    b = x, at + step * dh * pitch, sh * pitch, STAY, sw * C
+                    c = sums, step * O * KW * C, STAY, KW * C
+                    rows = 1, O
+                else:
+                    a = x, at + step * dw * C + group * CG, dh * pitch, NEXT, sh * pitch, STAY, sw * C
+                    b = flat, from_y + m, OW * O, STAY, O
+                    c = sums, step * CG * O + m + q, KW * CG * O, O
+                    rows = KH, inner_rows
+                if panels.size:
+                    b = panels, q * count * OW, OW * abreast, STAY, abreast
+                block(a, b, c, c, pixels, rows, min(abreast, width - q), NO_FLOOR, NEAR)

@@ -31,8 +31,8 @@ from tinynet.kernels.tile import ROWS as TILE_ROWS
 from tinynet.kernels.turning import turn, turned
 from tinynet.typing import Array, DType
 
-# A task is ROWS x COLUMNS of C at most and goes over K by pieces of DEPTH at most: so much of B (128 KB in float32) and of
-# A (384 KB) stay in the second cache. Columns are more where a PIECE has room for all of them, rows where they are short.
+# A task is ROWS x COLUMNS of C at most and goes over K by pieces of DEPTH at most: so much of B (128 KB in float32) and
+# of A (384 KB) stay in the second cache. Columns are more where a PIECE has room for all, rows where they are short.
 # Pieces are equally deep, but for one more in each than in the last: of 128 and 128, panels would lie 4096 bytes apart,
 # and meet in the same cache sets (129 and 127: 1.1 times as fast).
 # Of a turned A with a long K, the pixels of a 1x1's weight gradient, a task takes all rows and columns, if C has no
@@ -214,28 +214,27 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, bl
     k, end = part * K // parts, (part + 1) * K // parts
     rows, columns = min(rows, M - i), min(columns, N - j)
     target = flattened(c), (matrix * M + i) * N + j, N
-    begin, is_few = (start, j, STAY), N <= VECTOR_BYTES // 2 // a.itemsize
+    begin, panel = (start, j, STAY), PANEL_BYTES // a.itemsize
     while True:
         count = min(depth, end - k)
         is_last = k + count >= end
         size, lowest = (rows, columns, count), floor if is_last else a.dtype.type(-np.inf)
         where = far[0], far[1] if is_last else STAY
         a_first = m * M * K + i * a_row + k * a_k
-        b_first = m * b_matrix + j // (PANEL_BYTES // a.itemsize) * b_panel + k * b_k
-        if b_panels.size and b_first != held:
-            cut("B", (b, b_first, b_k), (columns, count), b_panels)
-            held = b_first
+        b_first = m * b_matrix + j // panel * b_panel + k * b_k
+        b_part = b, b_first, b_panel, b_k
+        if b_panels.size:
+            if b_first != held:
+                cut("B", (b, b_first, b_k), (columns, count), b_panels)
+                held = b_first
+            b_part = b_panels, STAY, count * panel, panel
         if a_panels.size:
             cut("A", (a, a_first, a_k), (rows, count), a_panels)
             times("any", (a_panels, STAY), (b_panels, STAY), begin, target, size, lowest, where)
-        elif b_panels.size and is_few:
-            times("few", (a, a_first, a_row, a_k), (b_panels, STAY), begin, target, size, lowest, where)
-        elif b_panels.size:
-            times("any", (a, a_first, a_row, a_k), (b_panels, STAY), begin, target, size, lowest, where)
-        elif is_few:
-            times("few", (a, a_first, a_row, a_k), (b, b_first, b_panel, b_k), begin, target, size, lowest, where)
+        elif N <= VECTOR_BYTES // 2 // a.itemsize:
+            times("few", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where)
         else:
-            times("any", (a, a_first, a_row, a_k), (b, b_first, b_panel, b_k), begin, target, size, lowest, where)
+            times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where)
         begin, k = target, k + count
         if is_last:
             break
