@@ -31,13 +31,13 @@ from tinynet.kernels.tile import ROWS as TILE_ROWS
 from tinynet.kernels.turning import turn, turned
 from tinynet.typing import Array, DType
 
-# A task is ROWS x COLUMNS of C at most and goes over K by pieces of DEPTH at most: so much of B (128 KB in float32) and
+# A task is ROWS x COLUMNS of C at most and goes over K by pieces of DEPTH at most: so much of B (256 KB in float32) and
 # of A (384 KB) stay in the second cache. Columns are more where a PIECE has room for all, rows where they are short.
 # Pieces are equally deep, but for one more in each than in the last: of 128 and 128, panels would lie 4096 bytes apart,
 # and meet in the same cache sets (129 and 127: 1.1 times as fast).
 # Of a turned A with a long K, the pixels of a 1x1's weight gradient, a task takes all rows and columns, if C has no
 # more than MOST_SUMS: so A and B, which may come from memory, are read once (128 to 256, 64 pixels: 1.3 times as fast).
-ROWS, COLUMNS, DEPTH = 384, 128, 256
+ROWS, COLUMNS, DEPTH = 192, 128, 512
 TURNED_DEPTH = 192              # of a turned A: its panels share the first cache with those of B (1.1 times as fast)
 PIECE = 2 ** 16                 # numbers of B in panels at a time
 RUN = 2 ** 15                   # numbers of A that a task may have where its rows are short
@@ -48,6 +48,7 @@ MANY_ROWS = 64                  # of A, for which it is worth the copy to cut B 
 LEAST_IN_PANELS = 2 ** 13       # numbers of B: so few stay in the first cache as they lie
 MANY_COLUMNS = 64               # of C, for which it is worth the copy to cut a turned A into panels
 TASKS = 4                       # wanted at least: where a row of C is too short for so many, K is cut into parts
+SHORT = 256                     # of these parts, at least
 PART, MOST_PARTS = 2 ** 11, 16  # a K of 2 PART or more is long: it may be cut into parts of no fewer than PART
 
 
@@ -74,7 +75,7 @@ def sum_parts(parts: Array) -> Array:
 def _product(a, b):
     """matmul for three axes"""
     (batch, _, K), N = a.shape, b.shape[2]
-    parts = max(1, min(-(-TASKS * COLUMNS // max(1, N)), TASKS, K // DEPTH), min(MOST_PARTS, K // PART))
+    parts = max(1, min(-(-TASKS * COLUMNS // max(1, N)), TASKS, K // SHORT), min(MOST_PARTS, K // PART))
     if batch == 1 and K > 0:
         c = _product_with_vector(a[0], b[0], parts)
         if c is not None:
@@ -148,9 +149,9 @@ def _multiply(a, b, start, c, floor, far):
 
 
 def _block(M, K, N, threads):
-    """(rows, columns) of a task"""
+    """(rows, columns) of a task: more rows where B is cut anew for each task, fewer where it is a single piece"""
     columns = N if N * min(K, DEPTH) <= PIECE else COLUMNS
-    rows = ROWS if N * K > PIECE else max(LEAST_ROWS, RUN // K)
+    rows = ROWS if K > DEPTH or N > columns else max(LEAST_ROWS, RUN // K)
     wanted = -(-BLOCKS * threads // -(-N // columns))
     down = max(1, -(-M // rows), min(-(-M // LEAST_ROWS), wanted))
     return -(-M // (down * TILE_ROWS)) * TILE_ROWS, columns
