@@ -427,7 +427,7 @@ def _side_by_side(pixels, weights, axis):
 
 PIXELS_AT_ONCE = 256            # whose y, a tile's columns, and x, a tile's rows, stay in the first cache
 FEW_INPUTS = 64                 # where there are more, half as many pixels: theirs lie far apart and share places there
-MANY_ROWS = 64                  # weights of an output channel, for which it is worth the copy to cut y into panels
+MANY_WEIGHTS = 64               # of an output channel, for which it is worth the copy to cut y into panels
 MOST_PARTIAL_WEIGHTS = 2 ** 20  # in all parts together: to add them up takes time, too
 
 
@@ -449,7 +449,7 @@ def add_weights(x, y, parts, window, columns, is_narrow, lanes, taken):
     C, OW, OG, panel = x.shape[3], y.shape[2], y.shape[3] // groups, PANEL_BYTES // y.itemsize
     splits = (OG + columns - 1) // columns
     at_once = max(1, (PIXELS_AT_ONCE if C <= FEW_INPUTS else PIXELS_AT_ONCE // 2) // max(1, OW))
-    cuts = not is_narrow and OG > panel and KH * KW * C // groups >= MANY_ROWS
+    cuts = not is_narrow and OG > panel and KH * KW * C // groups >= MANY_WEIGHTS
     for _ in prange(lanes):
         scratch = np.empty(height * width * C, x.dtype)
         panels = panels_for(min(columns, OG) if cuts else 0, panel, at_once * OW, y)
