@@ -12,6 +12,7 @@ from tinynet.kernels import jit, parts
 
 CALLEE = "from tinynet.kernels.jit import inner\n@inner\ndef change(v):\n    return v + {number}\n"
 CALLER = """
+import numpy as np
 from tinynet.kernels.callee import change
 from tinynet.kernels.jit import inner, kernel, prange
 
@@ -23,7 +24,9 @@ def change_all(a):
 @kernel
 def double_all(a):
     for i in prange(len(a)):
-        a[i] *= 2
+        pair = np.empty(2, a.dtype)     # numba tries all that this may mean, and raises inside for what doesn't fit
+        pair[:] = a[i]
+        a[i] = pair.sum()
 """
 SETUP = """
 import numpy as np
@@ -188,6 +191,20 @@ def test_python_cannot_call_what_is_compiled_into_kernels(package, tmp_path):
         "    print(error)",
     ])
     assert run(package, code, tmp_path / "cache")[0].startswith("change is an @inner function, which Python cannot")
+
+
+def test_compiling_keeps_nothing_of_its_callers(package, tmp_path):
+    """What numba leaves for the collector of cycles, which is off here, would hold their variables, too."""
+    code = "\n".join([
+        "import gc, weakref",
+        "gc.disable()",
+        "def call():",
+        "    local = np.zeros(3, np.float32)",
+        "    double_all(local)",
+        "    return weakref.ref(local)",
+        "print(call()())",
+    ])
+    assert run(package, code, tmp_path / "cache")[0] == "None"
 
 
 def test_users_settings_of_numba_are_left_alone(package, tmp_path):

@@ -6,13 +6,16 @@
 Under NUMBA_DISABLE_JIT=1 both give the plain Python function back, so that every kernel can be stepped
 through.
 
-Three things are not left to numba:
+Four things are not left to numba:
 
 - Its own cache watches only the file of the function that was called: after an edit of a callee in another
   file it goes on running the old code. Here the cache is a folder named by a hash of all that decides the
   machine code: every kernel's source, the versions, the processor, the settings. Another source, another
   folder.
 - Compiling takes seconds. A line on stderr says so: `tinynet: compiling correlate for float32 ... 5.2 s`.
+- What numba leaves behind when it has compiled refers, through its frames and their callers' frames, to all local
+  variables up to those of the program, until Python's collector of cycles comes by: a graph that is done with would
+  live on, and hold the parameters read-only. So each compiling has a thread, and no callers.
 - One of numba's threading layers kills the process if two Python threads launch kernels at once: a lock
   stands guard.
 
@@ -33,6 +36,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +71,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     options = {"parallel": True, "no_cfunc_wrapper": True, **FLAGS}
     dispatcher = njit(pipeline_class=WholeCompiler, **options)(function)
     dispatcher._cache = _AnnouncingCache(function)      # cache=True would set numba's own
+    dispatcher.compile = functools.partial(_in_own_thread, dispatcher.compile)
 
     @functools.wraps(function)
     def launch(*arguments):
@@ -81,6 +86,11 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     launch.dispatcher = dispatcher
     return launch
+
+
+def _in_own_thread(compile, signature):
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(compile, signature).result()
 
 
 # ---- Launching ---------------------------------------------------------------------------------------------
