@@ -8,7 +8,7 @@ import pytest
 
 import tinynet as tn
 from tinynet import nn, optim
-from tinynet.kernels import update
+from tinynet.kernels.update import CHUNK
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_follows_its_equations(rule, twin, options, dtype, rtol):
 
 @pytest.mark.parametrize("rule, options", EACH)
 def test_chunks_cover_a_large_parameter(rule, options):
-    p, gradients = drawn((3, update.CHUNK + 7), 2, np.float32)
+    p, gradients = drawn((3, CHUNK + 7), 2, np.float32)
     q = nn.Parameter(p.data[-1, -5:].copy())
     large, small = rule([p], **options), rule([q], **options)
     for g in gradients:
@@ -121,12 +121,30 @@ def test_same_bits_for_any_number_of_threads(rule, options):
     results = set()
     for threads in (1, numba.config.NUMBA_NUM_THREADS):
         numba.set_num_threads(threads)
-        p, gradients = drawn((3 * update.CHUNK + 5,), 3, np.float32)
+        p, gradients = drawn((3 * CHUNK + 5,), 3, np.float32)
         optimizer = rule([p], weight_decay=0.1, **options)
         for g in gradients:
             step_with(optimizer, [g])
         results.add(p.data.tobytes())
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("rule, options", EACH)
+def test_parameters_of_one_dtype_are_updated_in_one_launch(rule, options, monkeypatch):
+    launches, update = [], optim.update
+    monkeypatch.setattr(optim, "update", lambda *arguments: (launches.append(arguments), update(*arguments)))
+    shapes, dtypes = [(3, 4), (CHUNK + 1,), (), (0, 2), (5,)], [np.float32] * 3 + [np.float64] * 2
+    many = [drawn(shape, 2, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    alone = [nn.Parameter(p.data.copy()) for p, _ in many]
+    optimizer, optimizers = rule([p for p, _ in many], **options), [rule([p], **options) for p in alone]
+    for step in range(2):
+        launches.clear()
+        step_with(optimizer, [g[step] for _, g in many])
+        assert len(launches) == 2
+        for own, (_, g) in zip(optimizers, many, strict=True):
+            step_with(own, [g[step]])
+    for (p, _), q in zip(many, alone, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
 
 
 @pytest.mark.parametrize("rule, options", EACH)

@@ -1,6 +1,6 @@
 """Optimisers, learning-rate schedules and gradient clipping.
 
-An optimiser's step is PyTorch's update rule, in place, one pass over each parameter and its state. In the
+An optimiser's step is PyTorch's update rule, in place, one pass over all parameters and their state. In the
 equations w is the parameter, g its gradient, t the number of its steps from 1; the loops that compute them are
 in kernels/update.py. State has the parameter's dtype.
 
@@ -17,7 +17,6 @@ Tensor([0., 0.], requires_grad=True)
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinynet.autograd import part
-from tinynet.kernels import update
+from tinynet.kernels.update import adam, rmsprop, sgd, update
 from tinynet.tensor import Tensor
 from tinynet.typing import Array
 
@@ -33,7 +32,7 @@ from tinynet.typing import Array
 class Optimizer:
     """What all optimisers share: the parameters, their state, and the walk over them.
 
-    A rule names its settings and its state arrays (zero at first), and updates one parameter in `_update`.
+    A rule names its settings and its state arrays (zero at first), and updates parameters in `_update`.
     Raises TypeError for what is no list of trainable tensors; ValueError for an empty one, a tensor given
     twice, or a setting out of range.
     """
@@ -76,14 +75,17 @@ class Optimizer:
         with part("optimizer"):
             active = [index for index, p in enumerate(self.parameters) if p.grad is not None]
             self._check_arrays(active)
+            alike = {}  # parameters of one dtype and time: as a rule all of them
             for index in active:
                 p = self.parameters[index]
                 self.steps[index] += 1
                 arrays = (p.array, np.ascontiguousarray(p.grad.array), *self.state[index].values())
-                self._update(*(array.reshape(-1) for array in arrays), t=self.steps[index])
+                alike.setdefault((p.dtype, self.steps[index]), []).append(arrays)
+            for (dtype, t), parameters in alike.items():
+                self._update(parameters, dtype, t)
 
-    def _update(self, w, g, *state, t):
-        """The rule for one parameter, in place; all arrays are flat, g is only read."""
+    def _update(self, parameters, dtype, t):
+        """The rule at time t, in place, for parameters of that dtype: of each (w, g, *state), where g is only read."""
         raise NotImplementedError
 
     def _check_arrays(self, active):
@@ -182,9 +184,9 @@ class SGD(Optimizer):
         self.slots = ("velocity",) if momentum else ()
         super().__init__(parameters, lr)
 
-    def _update(self, w, g, velocity=None, *, t):
-        velocity = w[:0] if velocity is None else velocity
-        update.sgd(w, g, velocity, *_numbers(w.dtype, self.lr, self.momentum, self.nesterov, self.weight_decay))
+    def _update(self, parameters, dtype, t):
+        numbers = _numbers(dtype, self.lr, self.momentum, self.nesterov, self.weight_decay)
+        update(sgd, parameters, *numbers)
 
 
 class Adam(Optimizer):
@@ -221,14 +223,14 @@ class Adam(Optimizer):
         self.weight_decay = self._number("weight_decay", weight_decay)
         super().__init__(parameters, lr)
 
-    def _update(self, w, g, m, v, *, t):
-        self._move(w, g, m, v, t, decay=self.weight_decay, shrink=1.0)
+    def _update(self, parameters, dtype, t):
+        self._move(parameters, dtype, t, decay=self.weight_decay, shrink=1.0)
 
-    def _move(self, w, g, m, v, t, decay, shrink):
+    def _move(self, parameters, dtype, t, decay, shrink):
         beta1, beta2 = self.beta1, self.beta2
         lr, root = self.lr / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
-        numbers = _numbers(w.dtype, lr, beta1, 1 - beta1, beta2, 1 - beta2, root, self.eps, decay, shrink)
-        update.adam(w, g, m, v, *numbers)
+        numbers = _numbers(dtype, lr, beta1, 1 - beta1, beta2, 1 - beta2, root, self.eps, decay, shrink)
+        update(adam, parameters, *numbers)
 
 
 class AdamW(Adam):
@@ -257,8 +259,8 @@ class AdamW(Adam):
                  eps: float = 1e-8, weight_decay: float = 1e-2) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
-    def _update(self, w, g, m, v, *, t):
-        self._move(w, g, m, v, t, decay=0.0, shrink=1 - self.lr * self.weight_decay)
+    def _update(self, parameters, dtype, t):
+        self._move(parameters, dtype, t, decay=0.0, shrink=1 - self.lr * self.weight_decay)
 
 
 class RMSProp(Optimizer):
@@ -294,9 +296,9 @@ class RMSProp(Optimizer):
         self.slots = ("v", "u") if momentum else ("v",)
         super().__init__(parameters, lr)
 
-    def _update(self, w, g, v, u=None, *, t):
-        numbers = _numbers(w.dtype, self.lr, self.alpha, 1 - self.alpha, self.eps, self.momentum, self.weight_decay)
-        update.rmsprop(w, g, v, w[:0] if u is None else u, *numbers)
+    def _update(self, parameters, dtype, t):
+        numbers = _numbers(dtype, self.lr, self.alpha, 1 - self.alpha, self.eps, self.momentum, self.weight_decay)
+        update(rmsprop, parameters, *numbers)
 
 
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
@@ -424,7 +426,6 @@ def _cosine(start, end, part):
     return end + (start - end) * (1 + math.cos(math.pi * min(part, 1.0))) / 2
 
 
-@functools.lru_cache(maxsize=16)  # they are the same for most parameters
 def _numbers(dtype, *numbers):
     """Numbers as a kernel takes them: of the dtype of the parameter, lest it compute in float64."""
     return [dtype.type(number) for number in numbers]

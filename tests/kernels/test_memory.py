@@ -12,7 +12,8 @@ import pytest
 
 from tinynet import guard
 from tinynet.kernels import memory
-from tinynet.kernels.memory import LINE, empty, settled, zeros
+from tinynet.kernels.jit import kernel, prange
+from tinynet.kernels.memory import LINE, address, array_at, empty, settled, zeros
 
 SHAPE = (1024, 300)  # 1.2 MB, which the pool serves
 HOLDERS = {
@@ -34,10 +35,6 @@ def pool(monkeypatch):
     """A pool of the test's own."""
     monkeypatch.setattr(memory, "pool", memory.Pool())
     return memory.pool
-
-
-def address(array):
-    return array.__array_interface__["data"][0]
 
 
 @pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
@@ -66,6 +63,29 @@ def test_arrays_are_like_any_others():
             a[...] = 7
             assert (pickle.loads(pickle.dumps(a)) == a).all() and (np.resize(a, 5) == 7).all()
             del a
+
+
+@kernel
+def double(like, table):
+    for i in prange(len(table)):
+        numbers = array_at(table[i, 0], table[i, 1], like)
+        for k in range(numbers.size):
+            numbers[k] *= 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_kernel_finds_arrays_by_their_addresses(dtype):
+    arrays = [np.full(count, count, dtype)[begin:] for count, begin in [(3, 0), (7, 2), (1, 0)]]
+    double(np.empty(0, dtype), np.array([(address(a), a.size) for a in arrays]))
+    assert [a.tolist() for a in arrays] == [[6] * 3, [14] * 5, [2]]
+
+
+def test_an_address_is_told_of_any_array():
+    a = np.arange(12.0).reshape(3, 4)
+    locked, empty_one = a.copy(), np.empty((0, 3))
+    locked.flags.writeable = False
+    for one in (a, a[1:], a[:, 1:], a.T, locked, empty_one):
+        assert address(one) == one.__array_interface__["data"][0]
 
 
 def test_runs_never_overlap_and_join_again(pool):

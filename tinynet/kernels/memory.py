@@ -25,6 +25,8 @@ import sys
 import threading
 
 import numpy as np
+from numba import carray, config, types
+from numba.extending import intrinsic
 
 from tinynet.kernels.jit import inner
 from tinynet.typing import Array, DType, Shape
@@ -185,8 +187,7 @@ def empty(shape: Shape, dtype: DType) -> Array:
 
 def _from_malloc(shape, dtype, size):
     memory = np.empty(size + LINE - 1, np.uint8)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))    # NumPy takes three times as long to tell it
-    return np.ndarray(shape, dtype, memory, -address % LINE)
+    return np.ndarray(shape, dtype, memory, -address(memory) % LINE)
 
 
 @inner
@@ -198,6 +199,36 @@ def room_for(count, like):
     memory = np.empty(count + LINE // like.itemsize, like.dtype)
     skipped = -memory.ctypes.data % LINE // like.itemsize
     return memory[skipped:skipped + count]
+
+
+@intrinsic
+def _pointer(typing, address, like):
+    pointer = types.CPointer(like.dtype)
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+    return pointer(address, like), codegen
+
+
+@inner
+def _array_at(address, count, like):
+    """Within a kernel: the contiguous array of so many numbers of the kind of `like` that begins at an address."""
+    return carray(_pointer(address, like), count)
+
+
+def _array_at_numpy(address, count, like):
+    return np.frombuffer((ctypes.c_byte * int(count * like.itemsize)).from_address(int(address)), like.dtype)
+
+
+array_at = _array_at_numpy if config.DISABLE_JIT else _array_at
+
+
+def address(array: Array) -> int:
+    """Where an array begins in memory."""
+    if array.size and array.flags.carray:                            # contiguous, and may be written to
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))    # NumPy takes three times as long to tell it
+    return array.ctypes.data
 
 
 def settled(array: Array) -> Array:
@@ -220,12 +251,8 @@ def aligned(array: Array) -> Array:
 
     For what is read often and is small, such as weights.
     """
-    if array.flags.c_contiguous and _address(array) % LINE == 0:
+    if array.flags.c_contiguous and address(array) % LINE == 0:
         return array
     copy = empty(array.shape, array.dtype)
     copy[...] = array
     return copy
-
-
-def _address(array):
-    return array.__array_interface__["data"][0]
