@@ -97,3 +97,50 @@ def test_kernels_see_writable_arrays_though_the_public_ones_are_locked():
     assert not x.data.flags.writeable
     assert x.array.flags.writeable  # a read-only array would make numba compile everything a second time
     del y
+
+
+class _Dropping(dict):
+    """A dict that lets its `last` array die as soon as it has been asked: as Python's collector may, at any line."""
+
+    last = None
+
+    def get(self, key):
+        found = super().get(key)
+        self.last = None
+        return found
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """An array, one view of which is known; it dies at the next look at the blocks."""
+    monkeypatch.setattr(guard, "_blocks", _Dropping(guard._blocks))
+    a = np.zeros(3)
+    view = a.view()
+    guard.publish(view)
+    guard._blocks.last = view
+    return a
+
+
+def is_guarded(array, view):
+    keep = guard.Keep([array])
+    with pytest.raises(ValueError, match="read-only"):
+        writes(view)
+    del keep
+    writes(view)
+    return True
+
+
+def test_the_only_other_view_may_die_while_one_is_published(published):
+    view = published.view()
+    guard.publish(view)
+    assert guard._blocks.last is None and is_guarded(published, view)
+
+
+def test_the_only_view_may_die_while_its_block_is_kept(published):
+    keep = guard.Keep([published])
+    assert guard._blocks.last is None
+    view = published.view()
+    guard.publish(view)
+    assert not view.flags.writeable
+    del keep
+    assert is_guarded(published, view)

@@ -57,7 +57,7 @@ def publish(array: Array) -> None:
         return
     block_id, key = id(owner(array)), id(array)
     with _mutex:
-        block = _blocks.setdefault(block_id, _Block())
+        block = _blocks.get(block_id) or _Block()
 
         def forget(_):
             if _mutex is None:  # the interpreter is shutting down, and has emptied this module
@@ -68,6 +68,7 @@ def publish(array: Array) -> None:
                     del _blocks[block_id]
 
         block.views[key] = weakref.ref(array, forget)
+        _blocks[block_id] = block  # only now: a view that dies meanwhile may have removed it
         if block.keepers:
             array.flags.writeable = False
 
@@ -87,10 +88,9 @@ class Keep:
         self.owners = [owner(a) for a in arrays]
         with _mutex:
             for a in self.owners:
-                block = _blocks.get(id(a))
-                if block is None:
-                    block = _blocks[id(a)] = _Block()
+                block = _blocks.get(id(a)) or _Block()
                 block.keepers += 1
+                _blocks[id(a)] = block  # only now, as in publish
                 if block.keepers == 1 and block.views:
                     _set_writeable(block, False)
 
@@ -110,6 +110,7 @@ class Keep:
 def _set_writeable(block: _Block, writeable: bool) -> None:
     """Set the flag of every public array of the block, the owner of the memory first (views follow it)."""
     arrays = [a for ref in list(block.views.values()) if (a := ref()) is not None]
-    arrays.sort(key=lambda a: a.base is not None)
+    if len(arrays) > 1:
+        arrays.sort(key=lambda a: a.base is not None)
     for a in arrays:
         a.flags.writeable = writeable

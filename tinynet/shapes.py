@@ -32,10 +32,11 @@ def integer(value: int, op: str, name: str, minimum: int) -> int:
     """`value` as an int of at least `minimum`, or a sentence."""
     if isinstance(value, bool):
         raise TypeError(f"{op}: {name} is {value!r}, but must be an integer")
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{op}: {name} is {value!r}, but must be an integer or a pair of integers") from None
+    if type(value) is not int:
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{op}: {name} is {value!r}, but must be an integer or a pair of integers") from None
     if value < minimum:
         raise ValueError(f"{op}: {name} is {value}, but must be at least {minimum}")
     return value
@@ -50,7 +51,7 @@ def pair(value: Pair, op: str, name: str, minimum: int = 1) -> tuple[int, int]:
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{op}: {name} is {tuple(value)}, but must be an integer or a pair (height, width)")
-        return tuple(integer(v, op, name, minimum) for v in value)
+        return integer(value[0], op, name, minimum), integer(value[1], op, name, minimum)
     return (integer(value, op, name, minimum),) * 2
 
 

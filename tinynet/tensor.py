@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -427,15 +428,17 @@ def _matmul(a, b):
         return _matmul(a.reshape((1, -1)), b).reshape(b.shape[:-2] + b.shape[-1:] if b.ndim > 1 else ())
     if b.ndim == 1:
         return _matmul(a, b.reshape((-1, 1))).reshape(a.shape[:-1])
+    if a.ndim == b.ndim == 2:
+        return ops.MatMul()(a, b)
     (m, k), n = a.shape[-2:], b.shape[-1]
     if b.ndim == 2:  # all of a's rows at once
-        rows = int(np.prod(a.shape[:-1]))
+        rows = math.prod(a.shape[:-1])
         return ops.MatMul()(a.reshape((rows, k)), b).reshape((*a.shape[:-1], n))
     try:
         stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape}: the stacks don't broadcast") from None
-    count = int(np.prod(stack))
+    count = math.prod(stack)
     a = a.broadcast_to((*stack, m, k)).reshape((count, m, k))
     b = b.broadcast_to((*stack, k, n)).reshape((count, k, n))
     return ops.MatMul()(a, b).reshape((*stack, m, n))
