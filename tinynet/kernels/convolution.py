@@ -21,11 +21,10 @@ scatter too can gather, in s phases with about K/s taps each. And gather has a s
 
 Nothing is unrolled into windows ("im2col"): with channels last the windows are there already. In rows of C
 channels, a pixel's window starts at j*s*C, its tap v at v*d*C, its channel c at c: just steps of the register
-tile (tile.py). Its rows are pixels, its columns output channels, and its sum runs over u, v and c. For the
-weight gradient, its rows are u, v and c, and its sum runs over pixels.
+tile (tile.py). Its rows are pixels, its columns output channels, and its sum runs over u, v and c.
 
-Groups of few channels are the business of depthwise.py, and few outputs that of few_outputs.py. Where it is faster,
-winograd.py computes the same with fewer multiplications.
+The weight gradient's loops are in weight_sum.py. Groups of few channels are the business of depthwise.py, and few
+outputs that of few_outputs.py. Where it is faster, winograd.py computes the same with fewer multiplications.
 
     N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y
     groups: each from C/groups to O/groups channels
@@ -37,27 +36,22 @@ from typing import Any
 import numba
 import numpy as np
 
-from tinynet.kernels import depthwise, few_outputs, winograd
+from tinynet.kernels import depthwise, few_outputs, weight_sum, winograd
 from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.matmul import affine, fills_vectors, matmul, sum_parts
+from tinynet.kernels.matmul import affine, fills_vectors, matmul
 from tinynet.kernels.memory import aligned, empty, room_for, zeros
-from tinynet.kernels.panels import PANEL_BYTES, cut, panels_for
 from tinynet.kernels.pooling import NO_PLACES, best_of_four, max_pool
 from tinynet.kernels.reduction import sum_rows
 from tinynet.kernels.streaming import arrived, is_streamed
-from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, block, effort, least
-from tinynet.kernels.tile import ROWS as TILE_ROWS
+from tinynet.kernels.tasks import ROWS, TASKS, columns_per_task, none_taken, take
+from tinynet.kernels.tile import NEXT, ONE, STAY, block, effort, least
 from tinynet.kernels.turning import turned
 from tinynet.kernels.window import load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array
 
-ROWS = 8                        # of pixels a task, read into its scratch: they stay in the second cache
-COLUMNS = 64                    # output channels at least, where a task does not do all of them
-TASKS = 16                      # wanted at least
 LANES = VECTOR_BYTES // 4        # of a vector of float32
 LEAST_WORK = 2 ** 20            # multiplications for an image, to set up windows of several pixels; that takes 15 us
 
@@ -143,8 +137,6 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
 
     x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns w (KH, KW, C/groups, O).
 
-    The sum is cut into parts of whole rows, as many as the shapes say, which are then added in their order.
-
     >>> from tinynet.shapes import Geometry
     >>> weight_gradient(np.ones((1, 3, 3, 1)), np.ones((1, 2, 2, 1)), Geometry(), (2, 2))[:, :, 0, 0]
     array([[4., 4.],
@@ -160,33 +152,7 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
         return depthwise.weight_gradient(x, y, _gather_axes(kernel_hw, geometry), groups, kernel_hw)
     if _is_pointwise((KH, KW, CG, O), x.shape[1:3], y.shape[1:3], geometry) and fills_vectors(O, y.dtype):
         return matmul(x.reshape(-1, CG).T, y.reshape(-1, O)).reshape(1, 1, CG, O)
-    if (KH, KW) == geometry.stride == (1, 1) and x.shape == (*y.shape[:3], x.shape[3]):
-        x, y = (each.reshape(1, -1, *each.shape[2:]) for each in (x, y))      # 1x1 doesn't see where an image ends
-    is_narrow = groups == geometry.dilation[1] == 1 and _is_narrow(KW * CG, O)
-    shape = (KH, O, KW, CG) if is_narrow else (KH, KW, CG, O)
-    most = max(1, MOST_PARTIAL_WEIGHTS // math.prod(shape))
-    rows = max(1, min(y.shape[1], max(ROWS, PIXELS_AT_ONCE // max(1, y.shape[2]))))
-    parts = zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // rows))), *shape), x.dtype)
-    columns = _columns_per_task(O // groups, len(parts))
-    window = _window(x, y, kernel_hw, geometry, rows)
-    add_weights(x, y, parts, window, columns, is_narrow, numba.get_num_threads(), none_taken())
-    w = parts[0] if len(parts) == 1 else sum_parts(parts)
-    return np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if is_narrow else w
-
-
-def _is_narrow(inputs, outputs):
-    """Are inputs better abreast in a tile, and outputs its rows? (32 channels to 3: 5 times as fast)"""
-    def cost(rows, columns):
-        at_once = FLAT_ROWS if rows <= FLAT_ROWS else TILE_ROWS
-        return -(-rows // at_once) * at_once * effort(columns)
-
-    return outputs <= LANES and cost(outputs, inputs) < cost(inputs, outputs)
-
-
-def _columns_per_task(columns, tasks):
-    """All columns, or of several tasks with some COLUMNS each, where `tasks` alone are fewer than TASKS."""
-    splits = -(-TASKS // max(1, tasks))
-    return max(1, min(columns, COLUMNS * -(-columns // (COLUMNS * splits))))
+    return weight_sum.weight_gradient(x, y, geometry, kernel_hw)
 
 
 # ---- Gather and scatter: the plan --------------------------------------------------------------------------
@@ -240,7 +206,7 @@ def _plan(axes, groups, source_shape, size, pool):
     the vertical axis, the horizontal axis, and the source rows of each block of target rows,
     the first column, the width and the height of the scratch that holds a block's source (none: height 0))"""
     (N, H, W, _), (TH, TW, M) = source_shape, size
-    columns = M // groups if pool else _columns_per_task(M // groups, N * -(-TH // ROWS))
+    columns = M // groups if pool else columns_per_task(M // groups, N * -(-TH // ROWS))
     rows = max(1, min(ROWS, N * -(-M // (groups * columns)) * TH // TASKS))
     rows += rows % 2 if pool else 0                          # a pooled pixel's rows belong to one task
     bands = [_band(axes[0], h, min(h + rows, TH)) for h in range(0, TH, rows)]
@@ -421,100 +387,3 @@ def _side_by_side(pixels, weights, axis):
         wide[:, source - begin, :, i] = weights[:, v]
     advance = pixels // len(axis) * axis[0][4]
     return wide.reshape(KH, count, rows, pixels * columns), ((count, 0, 1, begin, advance, 1),)
-
-
-# ---- The weight gradient -----------------------------------------------------------------------------------
-
-PIXELS_AT_ONCE = 256            # whose y, a tile's columns, and x, a tile's rows, stay in the first cache
-FEW_INPUTS = 64                 # where there are more, half as many pixels: theirs lie far apart and share places there
-MANY_WEIGHTS = 64               # of an output channel, for which it is worth the copy to cut y into panels
-MOST_PARTIAL_WEIGHTS = 2 ** 20  # in all parts together: to add them up takes time, too
-
-
-def _window(x, y, kernel_hw, geometry, rows):
-    """(KH, KW, sh, sw, top, left, dh, dw, groups, rows, width, height), the last two of the scratch as in _plan"""
-    (KH, KW), (sh, sw), ((top, _), (left, _)), (dh, dw), groups = kernel_hw, *geometry
-    OH, OW = y.shape[1:3]
-    width, height = [(n - 1) * s + (k - 1) * d + 1
-                     for n, s, k, d in ((OW, sw, KW, dw), (rows, sh, KH, dh))]
-    if top == left == 0 and (OH - 1) * sh + (KH - 1) * dh < x.shape[1] and width <= x.shape[2]:
-        width, height = x.shape[2], 0                        # all inside of the image: read it where it is
-    return KH, KW, sh, sw, top, left, dh, dw, groups, rows, max(0, width), max(0, height)
-
-
-@kernel
-def add_weights(x, y, parts, window, columns, is_narrow, lanes, taken):
-    """parts[p] += the sum over the p-th part of all blocks of rows of y; a task is some columns of a part"""
-    KH, KW, _, _, _, _, _, _, groups, _, width, height = window
-    C, OW, OG, panel = x.shape[3], y.shape[2], y.shape[3] // groups, PANEL_BYTES // y.itemsize
-    splits = (OG + columns - 1) // columns
-    at_once = max(1, (PIXELS_AT_ONCE if C <= FEW_INPUTS else PIXELS_AT_ONCE // 2) // max(1, OW))
-    cuts = not is_narrow and OG > panel and KH * KW * C // groups >= MANY_WEIGHTS
-    for _ in prange(lanes):
-        scratch = np.empty(height * width * C, x.dtype)
-        panels = panels_for(min(columns, OG) if cuts else 0, panel, at_once * OW, y)
-        task = take(taken)
-        while task < len(parts) * splits:
-            p, o = task // splits, task % splits * columns
-            _add_part(x, y, parts, p, o, columns, is_narrow, at_once, scratch, panels, window)
-            task = take(taken)
-
-
-@inner
-def _add_part(x, y, parts, p, o, columns, is_narrow, at_once, scratch, panels, window):
-    KH, _, sh, _, top, left, dh, _, _, rows, width, height = window
-    N, H, _, C = x.shape
-    _, OH, OW, _ = y.shape
-    sums = flattened(parts[p])
-    blocks = (OH + rows - 1) // rows
-    for t in range(p * N * blocks // len(parts), (p + 1) * N * blocks // len(parts)):
-        n, i0 = t // blocks, t % blocks * rows
-        i1 = min(OH, i0 + rows)
-        h0 = i0 * sh - top
-        if height > 0:
-            load_window(x, n, h0, (i1 - 1) * sh - top + (KH - 1) * dh + 1, -left, width, scratch)
-            lines, origin = scratch, 0
-        else:
-            lines, origin = flattened(x), (n * H + h0) * width * C
-        for i in range(i0, i1, at_once):
-            here = lines, origin + (i - i0) * sh * width * C, width * C, C
-            _add_rows((n, i, min(at_once, i1 - i)), here, y, sums, window, o, columns, is_narrow, panels)
-
-
-@inner
-def _add_rows(place, lines, y, sums, window, o, columns, is_narrow, panels):
-    """sums[u,v,c,o] += sum_ij x[i*sh + u*dh, j*sw + v*dw, c] y[i,j,o] over some rows i, group by group
-
-    is_narrow: sums[u,o,v,c], the tile's rows being o, its columns v and c.
-    Where many weights meet each y, it is cut into panels, if there is room for them.
-    """
-    n, i, count = place
-    x, at, pitch, C = lines
-    KH, KW, sh, sw, _, _, dh, dw, groups, _, _, _ = window
-    _, OH, OW, O = y.shape
-    CG, OG = C // groups, O // groups
-    flat, from_y, pixels = flattened(y), (n * OH + i) * OW * O, (count, ONE, OW)
-    taps, inner_rows = KW, CG
-    if groups == dw == 1:                                    # the taps are neighbours: v and c are one
-        taps, inner_rows = 1, KW * CG
-    width = KW * C if is_narrow else min(columns, OG - o)
-    abreast = PANEL_BYTES // y.itemsize if panels.size else width
-    for group in range(groups):
-        m = group * OG + o
-        if panels.size:
-            cut("B", (flat, from_y + m, O), (width, count * OW), panels)
-        for q in range(0, width, abreast):
-            for step in range(KH if is_narrow else taps):
-                if is_narrow:
-                    a = flat, from_y, STAY, NEXT, OW * O, STAY, O
-                    b = x, at + step * dh * pitch, sh * pitch, STAY, sw * C
-                    c = sums, step * O * KW * C, STAY, KW * C
-                    rows = 1, O
-                else:
-                    a = x, at + step * dw * C + group * CG, dh * pitch, NEXT, sh * pitch, STAY, sw * C
-                    b = flat, from_y + m, OW * O, STAY, O
-                    c = sums, step * CG * O + m + q, KW * CG * O, O
-                    rows = KH, inner_rows
-                if panels.size:
-                    b = panels, q * count * OW, OW * abreast, STAY, abreast
-                block(a, b, c, c, pixels, rows, min(abreast, width - q), NO_FLOOR, NEAR)

@@ -10,6 +10,10 @@ from numba.extending import intrinsic
 from tinynet.kernels.emit import I64
 from tinynet.typing import Array
 
+ROWS = 8                        # of pixels, read into a task's scratch: they stay in the second cache
+COLUMNS = 64                    # of outputs at least, where a task does not do all of them
+TASKS = 16                      # wanted at least
+
 
 def none_taken() -> Array:
     """The counter of a kernel that begins."""
@@ -32,3 +36,9 @@ def _take_numpy(taken):
 
 
 take = _take_numpy if config.DISABLE_JIT else _take
+
+
+def columns_per_task(columns: int, tasks: int) -> int:
+    """All columns, or of several tasks with some COLUMNS each, where `tasks` alone are fewer than TASKS."""
+    splits = -(-TASKS // max(1, tasks))
+    return max(1, min(columns, COLUMNS * -(-columns // (COLUMNS * splits))))
