@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.naive import matmul as naive
-from tinynet.kernels import matmul as k
 from tinynet.kernels.matmul import matmul, sum_parts
 
 size = st.one_of(st.integers(0, 12), st.integers(13, 140))
@@ -101,12 +100,3 @@ def test_nan_and_inf_travel_through_products_with_a_vector(turn_b):
     a[0, 7], b[7, 3], b[9, 4] = np.inf, 0, np.nan
     with np.errstate(invalid="ignore"):
         np.testing.assert_array_equal(np.isnan(matmul(a, b)), np.isnan(naive.matmul(a, b)))
-
-
-def test_columns_to_spare_are_zeros(monkeypatch):
-    """The tiles multiply by them: numbers left over in memory could be slow ones."""
-    monkeypatch.setattr(k, "empty", lambda shape, dtype: np.full(shape, 1e-40, dtype))
-    for columns in (12, 32, 70):
-        panels = k._in_panels(np.ones((2, columns, 5), np.float32).swapaxes(1, 2))
-        wide = panels.swapaxes(1, 2).reshape(2, 5, -1)
-        assert (wide[..., :columns] == 1).all() and (wide[..., columns:] == 0).all()

@@ -4,10 +4,9 @@
 
 (The rows are the images of a batch: what an image gives must not depend on the others.)
 
-The nest of loops (product.py) wants B in panels (panels.py), and an A that lies turned as well. Of a transposed B
-panels are made as a whole, or C.T = B.T @ A.T is computed, where A has to be copied, and C to be turned: whichever
-moves less. What lies well each task cuts into panels piece by piece, unless it has so few rows that a piece is read
-once or twice: then B is read as it lies.
+The nest of loops (product.py) wants B in panels (panels.py), and an A that lies turned as well. So each task cuts its
+factors into panels piece by piece, unless it has so few rows that a piece is read once or twice: then B is read as it
+lies, or is turned piece by piece if it lies turned.
 
 So are convolutions of 1x1 computed, whose pixels are the rows: `affine`.
 
@@ -22,13 +21,12 @@ from tinynet.kernels import vectors
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
-from tinynet.kernels.panels import PANEL_BYTES, cut, panel_columns, panels_for
+from tinynet.kernels.panels import PANEL_BYTES, cut, cut_turned, panel_columns, panels_for
 from tinynet.kernels.product import multiply as times
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEAR, ONE, STAY, VECTORS, least
 from tinynet.kernels.tile import ROWS as TILE_ROWS
-from tinynet.kernels.turning import turn, turned
 from tinynet.typing import Array, DType
 
 # A task is ROWS x COLUMNS of C at most and goes over K by pieces of DEPTH at most: so much of B (256 KB in float32) and
@@ -46,6 +44,7 @@ BLOCKS = 4                      # a thread, wanted at least
 MOST_SUMS = 2 ** 16
 MANY_ROWS = 64                  # of A, for which it is worth the copy to cut B into panels
 LEAST_IN_PANELS = 2 ** 13       # numbers of B: so few stay in the first cache as they lie
+NEVER, AS_IT_IS, TURNED = range(3)      # is B cut into panels, and how does it lie?
 MANY_COLUMNS = 64               # of C, for which it is worth the copy to cut a turned A into panels
 TASKS = 4                       # wanted at least: where a row of C is too short for so many, K is cut into parts
 SHORT = 256                     # of these parts, at least
@@ -123,8 +122,6 @@ def affine(a: Array, b: Array, bias: Array | None, relu: bool) -> Array:
 def _in_parts(a, b, parts):
     """a @ b by tiles"""
     (batch, M, K), N = a.shape, b.shape[2]
-    if b.strides[2] != b.itemsize and M * (K + N) < K * N:
-        return turned(_in_parts(b.swapaxes(1, 2), turned(a), parts))
     if not K or not batch * M * N:
         return zeros((batch, M, N), a.dtype)
     c = empty((parts, batch, M, N), a.dtype)
@@ -136,39 +133,34 @@ def _multiply(a, b, start, c, floor, far):
     """c[p] = max(start + a @ b over the p-th part of K, floor)"""
     (M, K), N, panel, threads = a.shape[1:], b.shape[2], panel_columns(b.itemsize), numba.get_num_threads()
     if b.swapaxes(1, 2).flags.c_contiguous and not b.flags.c_contiguous:
-        b, cuts = _in_panels(b), False
-        steps = b.strides[:3]
+        b, steps, cuts = b.swapaxes(1, 2), (K * N, panel * K, 1), TURNED
     else:
-        b, fills = np.ascontiguousarray(b), fills_vectors(N, b.dtype)
-        cuts = not fills or M >= MANY_ROWS and N >= panel // VECTORS and K * N > LEAST_IN_PANELS
-        steps = b.strides[0], panel * b.itemsize, b.strides[1]
-    steps = tuple(step // b.itemsize for step in steps)
+        in_panels = M >= MANY_ROWS and N >= panel // VECTORS and K * N > LEAST_IN_PANELS
+        cuts = AS_IT_IS if in_panels or not fills_vectors(N, b.dtype) else NEVER
+        b, steps = np.ascontiguousarray(b), (K * N, panel, N)
     a_flat, a_row, a_k = _flat(a)
-    block = (M, N) if a_row == 1 and K >= 2 * PART and M * N <= MOST_SUMS else _block(M, K, N, threads)
+    if a_row == 1 and K >= 2 * PART and M * N <= MOST_SUMS:
+        block = M, N
+    else:
+        block = _block(M, K, N, len(c) * len(a), panel, threads)
     multiply(a_flat, a_row, a_k, b.reshape(-1), steps, cuts, start, c, K, floor, far, block, threads, none_taken())
 
 
-def _block(M, K, N, threads):
-    """(rows, columns) of a task: more rows where B is cut anew for each task, fewer where it is a single piece"""
+def _block(M, K, N, products, panel, threads):
+    """(rows, columns) of a task: more rows where B is cut anew for each task, fewer where it is a single piece
+
+    Where that makes fewer tasks than there are threads, columns are shared out, too, by whole panels.
+    """
     columns = N if N * min(K, DEPTH) <= PIECE else COLUMNS
     rows = ROWS if K > DEPTH or N > columns else max(LEAST_ROWS, RUN // K)
     wanted = -(-BLOCKS * threads // -(-N // columns))
     down = max(1, -(-M // rows), min(-(-M // LEAST_ROWS), wanted))
+    columns = min(columns, -(-N * products * down // (threads * panel)) * panel)
     return -(-M // (down * TILE_ROWS)) * TILE_ROWS, columns
 
 
 def _sum(parts):
     return parts[0] if len(parts) == 1 else sum_parts(parts)
-
-
-def _in_panels(b):
-    """A transposed b (batch, K, N) as (batch, panels, K, columns of a panel), the last with zeros to spare"""
-    batch, K, N = b.shape
-    width = panel_columns(b.itemsize)
-    panels = empty((batch, -(-N // width), K, width), b.dtype)
-    panels[:, N // width:, :, N % width:] = 0
-    turn(b.swapaxes(1, 2), panels)
-    return panels
 
 
 def _flat(a):
@@ -181,27 +173,28 @@ def _flat(a):
 
 @kernel
 def multiply(a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, far, block, lanes, taken):
-    """c[p] = max(start + a @ b over the p-th part of K, floor); cuts: B is to be cut into panels"""
+    """c[p] = max(start + a @ b over the p-th part of K, floor); cuts: how B becomes panels"""
     parts, batch, M, N = c.shape
     rows, columns = block
     tasks = parts * batch * ((M + rows - 1) // rows) * ((N + columns - 1) // columns)
-    cuts_a = cuts and a_row == 1 and N >= MANY_COLUMNS
+    cuts_a = cuts != NEVER and a_row == 1 and N >= MANY_COLUMNS
     longest = (K + parts - 1) // parts
     pieces = (longest - 1) // (TURNED_DEPTH if cuts_a else DEPTH) + 1
     depth = longest // pieces + 1
     for _ in prange(lanes):
         a_panels = panels_for(min(rows, M) if cuts_a else 0, TILE_ROWS, depth, a)
-        b_panels = panels_for(min(columns, N) if cuts else 0, PANEL_BYTES // a.itemsize, depth, a)
+        b_panels = panels_for(min(columns, N) if cuts != NEVER else 0, PANEL_BYTES // a.itemsize, depth, a)
         task, held = take(taken), np.int64(-1)
         while task < tasks:
-            held = _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, depth, a_panels,
-                                   b_panels, held)
+            held = _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, far, block, depth,
+                                   a_panels, b_panels, held)
             task = take(taken)
         arrived()
 
 
 @inner
-def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, block, depth, a_panels, b_panels, held):
+def _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, far, block, depth, a_panels, b_panels,
+                    held):
     """Some rows and columns of a product, over one part of K
 
     held: where the piece of B begins that is in panels already; returns which one it is then.
@@ -226,7 +219,10 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, start, c, K, floor, far, bl
         b_part = b, b_first, b_panel, b_k
         if b_panels.size:
             if b_first != held:
-                cut("B", (b, b_first, b_k), (columns, count), b_panels)
+                if cuts == TURNED:
+                    cut_turned((b, b_first, b_panel // panel), (columns, count), b_panels)
+                else:
+                    cut("B", (b, b_first, b_k), (columns, count), b_panels)
                 held = b_first
             b_part = b_panels, STAY, count * panel, panel
         if a_panels.size:

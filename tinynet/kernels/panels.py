@@ -6,7 +6,8 @@ A tile of a product reads some columns of B, 32 of a row, then 32 of the next. I
 these lie in a few sets of the cache, which can't hold them: each tile would fetch them anew. And where columns are few,
 of each line that is fetched a part is read. A panel is one piece, which is read from its beginning to its end. To cut
 B into panels takes a few per cent of the time of a product of a hundred rows, and reads the memory in the order in
-which it lies there. An A that lies turned, its rows side by side, is a matter of panels, too.
+which it lies there. A B that lies turned, its columns one behind the other, is turned on this way; and an A that does,
+its rows side by side, is a matter of panels, too.
 
 The last panel may have columns to spare. They are zeros: tiles multiply them, too, and what the memory held before may
 be numbers below 1e-38, for each of which some processors take 100 times as long.
@@ -18,6 +19,7 @@ from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, Vector, emit_loop
 from tinynet.kernels.jit import inner
 from tinynet.kernels.memory import room_for
 from tinynet.kernels.tile import ROWS, VECTORS
+from tinynet.kernels.turning import ROW, emit_turned
 
 PANEL_BYTES = VECTORS * VECTOR_BYTES    # of a row of a panel of B: a tile's columns
 
@@ -90,3 +92,78 @@ def _cut_numpy(factor, matrix, size, panels):
 
 
 cut = _cut_numpy if config.DISABLE_JIT else _cut
+
+
+@intrinsic
+def _cut_turned(typing, matrix, size, panels):
+    """A piece of a B that lies turned, cut into panels
+
+    matrix = (array, where the piece begins, step of columns), size = (how many columns, k) it has, panels: flat
+    """
+    W = _width("B", panels.dtype.bitwidth // 8)
+
+    def codegen(context, builder, signature, arguments):
+        matrix = Operand(context, builder, signature.args[0], arguments[0])
+        columns, depth = (builder.extract_value(arguments[1], i) for i in range(2))
+        target = context.make_array(signature.args[2])(context, builder, arguments[2]).data
+        vector = Vector(builder, signature.args[2].dtype, ROW)
+        side, last = I64(vector.lanes), builder.sub(columns, I64(1))
+        is_deep = builder.icmp_signed(">=", depth, side)
+
+        def square(p, q, k, are_all, count):
+            """The q-th square of panel p, from row k on; or `count` rows of it, if that is given"""
+            within, rows = builder.mul(q, side), []
+            first = builder.add(builder.mul(p, I64(W)), within)
+            for r in range(vector.lanes):
+                j = builder.add(first, I64(r))
+                exists = builder.icmp_signed("<=", j, last)
+                j = j if are_all else builder.select(exists, j, last)
+                row = vector.load(matrix.at(builder.mul(j, matrix.steps[0]), k), count and vector.part(count))
+                rows.append(row if are_all else builder.select(exists, row, vector.zero))
+            to = builder.add(builder.mul(builder.add(builder.mul(p, depth), k), I64(W)), within)
+            for r, row in enumerate(emit_turned(builder, rows)):
+                place = builder.gep(target, [builder.add(to, I64(r * W))])
+                if count is None:
+                    vector.store(row, place, None)
+                else:
+                    with builder.if_then(builder.icmp_signed("<", I64(r), count)):
+                        vector.store(row, place, None)
+            return []
+
+        def panel(p, are_all):
+            """By squares; the last one may overlap the one before it, or have too few rows where it is the only one"""
+            def row_of_squares(s, _):
+                k, end = builder.mul(s, side), builder.sub(depth, side)
+                k = builder.select(builder.icmp_signed("<", k, end), k, end)
+                return emit_loop(builder, I64(W // vector.lanes), [], lambda q, _: square(p, q, k, are_all, None))
+
+            squares = builder.sdiv(builder.add(depth, I64(vector.lanes - 1)), side)
+            with builder.if_else(is_deep) as (deep, shallow):
+                with deep:
+                    emit_loop(builder, squares, [], row_of_squares)
+                with shallow:
+                    emit_loop(builder, I64(W // vector.lanes), [], lambda q, _: square(p, q, I64(0), are_all, depth))
+            return []
+
+        whole = builder.sdiv(columns, I64(W))
+        with builder.if_then(builder.icmp_signed(">", whole, I64(0))):
+            emit_loop(builder, whole, [], lambda p, _: panel(p, True))
+        with builder.if_then(builder.icmp_signed("<", builder.mul(whole, I64(W)), columns)):
+            panel(whole, False)
+        return context.get_dummy_value()
+
+    return types.none(matrix, size, panels), codegen
+
+
+def _cut_turned_numpy(matrix, size, panels):
+    """The same in NumPy, for NUMBA_DISABLE_JIT=1."""
+    (array, offset, step), (columns, depth), width = matrix, size, _width("B", panels.itemsize)
+    for p in range(-(-columns // width)):
+        here = min(width, columns - p * width)
+        for k in range(depth):
+            source, place = offset + p * width * step + k, (p * depth + k) * width
+            panels[place:place + here] = array[source:source + (here - 1) * step + 1:step]
+            panels[place + here:place + width] = 0
+
+
+cut_turned = _cut_turned_numpy if config.DISABLE_JIT else _cut_turned

@@ -33,26 +33,24 @@ def turned(a: Array) -> Array:
     *leading, M, N = a.shape
     if a.size < LARGE or a.swapaxes(-1, -2).flags.c_contiguous:
         return aligned(a.swapaxes(-1, -2))
-    result = empty((math.prod(leading), 1, N, M), a.dtype)
+    result = empty((math.prod(leading), N, M), a.dtype)
     turn(np.ascontiguousarray(a).reshape(-1, M, N), result)
     return result.reshape(*leading, N, M)
 
 
 @kernel
 def turn(a, turned):
-    """turned[m, i // W, j, i % W] = a[m, i, j]: panels of W columns"""
+    """turned[m, j, i] = a[m, i, j]"""
     batch, M, N = a.shape
-    W = turned.shape[3]
-    side = min(SQUARE, W)                                    # then all of its rows go to one panel
-    down, across = (M + side - 1) // side, (N + SQUARE - 1) // SQUARE
+    down, across = (M + SQUARE - 1) // SQUARE, (N + SQUARE - 1) // SQUARE
     for task in prange(batch * down * across):
-        m, i, j = task // (down * across), task // across % down * side, task % across * SQUARE
-        turn_block(a[m, i:i + side, j:j + SQUARE], turned[m, i // W, j:j + SQUARE, i % W:i % W + side])
+        m, i, j = task // (down * across), task // across % down * SQUARE, task % across * SQUARE
+        turn_block(a[m, i:i + SQUARE, j:j + SQUARE], turned[m, j:j + SQUARE, i:i + SQUARE])
 
 
 @inner
 def turn_block(a, turned):
-    """turned[j, i] = a[i, j]; there may be more of `turned`, where a panel has columns to spare"""
+    """turned[j, i] = a[i, j]; there may be more of `turned`, which stays as it is"""
     side = ROW // a.itemsize
     M, N = a.shape
     if M < side or N < side:
@@ -74,13 +72,7 @@ def _exchange(typing, a, turned):
         vector = Vector(builder, signature.args[0].dtype, ROW)
         source, target = (_rows(context, builder, *pair, vector)
                           for pair in zip(signature.args, arguments, strict=True))
-        rows, block = [vector.load(row, None) for row in source], vector.lanes // 2
-        while block:
-            for i in range(vector.lanes):
-                if not i & block:
-                    rows[i], rows[i + block] = _swapped(builder, rows[i], rows[i + block], block)
-            block //= 2
-        for row, place in zip(rows, target, strict=True):
+        for row, place in zip(emit_turned(builder, [vector.load(row, None) for row in source]), target, strict=True):
             vector.store(row, place, None)
         return context.get_dummy_value()
 
@@ -92,6 +84,17 @@ def _rows(context, builder, type_, value, vector):
     array = context.make_array(type_)(context, builder, value)
     step = builder.sdiv(builder.extract_value(array.strides, 0), I64(vector.bytes))
     return [builder.gep(array.data, [builder.mul(step, I64(i))]) for i in range(vector.lanes)]
+
+
+def emit_turned(builder, rows):
+    """The columns of the square that these vectors are the rows of"""
+    block = len(rows) // 2
+    while block:
+        for i in range(len(rows)):
+            if not i & block:
+                rows[i], rows[i + block] = _swapped(builder, rows[i], rows[i + block], block)
+        block //= 2
+    return rows
 
 
 def _swapped(builder, upper, lower, block):
