@@ -153,8 +153,11 @@ def _block(M, K, N, products, panel, threads):
     """
     columns = N if N * min(K, DEPTH) <= PIECE else COLUMNS
     rows = ROWS if K > DEPTH or N > columns else max(LEAST_ROWS, RUN // K)
-    wanted = -(-BLOCKS * threads // -(-N // columns))
+    across = -(-N // columns)
+    wanted = -(-BLOCKS * threads // across)
     down = max(1, -(-M // rows), min(-(-M // LEAST_ROWS), wanted))
+    if threads < down < wanted and products * across % threads:
+        down -= down % threads                               # as many for each thread
     columns = min(columns, -(-N * products * down // (threads * panel)) * panel)
     return -(-M // (down * TILE_ROWS)) * TILE_ROWS, columns
 
