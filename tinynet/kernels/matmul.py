@@ -42,7 +42,7 @@ RUN = 2 ** 15                   # numbers of A that a task may have where its ro
 LEAST_ROWS = 96                 # of a task: fewer are not worth a piece of B
 BLOCKS = 4                      # a thread, wanted at least
 MOST_SUMS = 2 ** 16
-MANY_ROWS = 32                  # of A, for which it is worth the copy to cut B into panels
+MANY_ROWS = 32                  # of A, for which it is worth the copy to cut B into panels; twice as many of a turned A
 LEAST_IN_PANELS = 2 ** 13       # numbers of B: so few stay in the first cache as they lie
 NEVER, AS_IT_IS, TURNED = range(3)      # is B cut into panels, and how does it lie?
 MANY_COLUMNS = 64               # of C, for which it is worth the copy to cut a turned A into panels
@@ -132,13 +132,14 @@ def _in_parts(a, b, parts):
 def _multiply(a, b, start, c, floor, far):
     """c[p] = max(start + a @ b over the p-th part of K, floor)"""
     (M, K), N, panel, threads = a.shape[1:], b.shape[2], panel_columns(b.itemsize), numba.get_num_threads()
+    a_flat, a_row, a_k = _flat(a)
     if b.swapaxes(1, 2).flags.c_contiguous and not b.flags.c_contiguous:
         b, steps, cuts = b.swapaxes(1, 2), (K * N, panel * K, 1), TURNED
     else:
-        in_panels = M >= MANY_ROWS and N >= panel // VECTORS and K * N > LEAST_IN_PANELS
+        many = 2 * MANY_ROWS if a_row == 1 else MANY_ROWS
+        in_panels = M >= many and N >= panel // VECTORS and K * N > LEAST_IN_PANELS
         cuts = AS_IT_IS if in_panels or not fills_vectors(N, b.dtype) else NEVER
         b, steps = np.ascontiguousarray(b), (K * N, panel, N)
-    a_flat, a_row, a_k = _flat(a)
     if a_row == 1 and K >= 2 * PART and M * N <= MOST_SUMS:
         block = M, N
     else:
