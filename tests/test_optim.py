@@ -147,6 +147,19 @@ def test_parameters_of_one_dtype_are_updated_in_one_launch(rule, options, monkey
         np.testing.assert_array_equal(p.data, q.data)
 
 
+def test_parameters_that_share_memory_are_updated_one_after_the_other(monkeypatch):
+    launches, update = [], optim.update
+    monkeypatch.setattr(optim, "update", lambda rule, arrays, *numbers: (launches.append(len(arrays)),
+                                                                         update(rule, arrays, *numbers)))
+    memory = np.zeros(3 * CHUNK, np.float32)
+    parts = memory[:2 * CHUNK], memory[CHUNK:], np.zeros(5, np.float32)
+    parameters = [tn.Tensor(part, requires_grad=True) for part in parts]
+    assert np.shares_memory(parameters[0].data, parameters[1].data)
+    step_with(optim.SGD(parameters, lr=0.5), [np.ones(part.shape, np.float32) for part in parts])
+    assert launches == [2, 1]
+    np.testing.assert_array_equal(memory, np.repeat(np.float32([-0.5, -1, -0.5]), CHUNK))
+
+
 @pytest.mark.parametrize("rule, options", EACH)
 def test_parameters_without_gradient_are_skipped_and_keep_their_own_time(rule, options):
     (p, gradients), (q, _) = drawn((4,), 3, np.float32), drawn((4,), 3, np.float32)

@@ -17,6 +17,7 @@ Tensor([0., 0.], requires_grad=True)
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinynet.autograd import part
+from tinynet.guard import owner
 from tinynet.kernels.update import adam, rmsprop, sgd, update
 from tinynet.tensor import Tensor
 from tinynet.typing import Array
@@ -75,13 +77,16 @@ class Optimizer:
         with part("optimizer"):
             active = [index for index, p in enumerate(self.parameters) if p.grad is not None]
             self._check_arrays(active)
-            alike = {}  # parameters of one dtype and time: as a rule all of them
+            alike = {}  # parameters of one dtype and time, no two in one memory: as a rule all of them
+            sharers = collections.Counter()
             for index in active:
                 p = self.parameters[index]
                 self.steps[index] += 1
                 arrays = (p.array, np.ascontiguousarray(p.grad.array), *self.state[index].values())
-                alike.setdefault((p.dtype, self.steps[index]), []).append(arrays)
-            for (dtype, t), parameters in alike.items():
+                memory = id(owner(p.array))
+                alike.setdefault((p.dtype, self.steps[index], sharers[memory]), []).append(arrays)
+                sharers[memory] += 1
+            for (dtype, t, _), parameters in alike.items():
                 self._update(parameters, dtype, t)
 
     def _update(self, parameters, dtype, t):
