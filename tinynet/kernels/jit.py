@@ -15,7 +15,7 @@ Four things are not left to numba:
 - Compiling takes seconds. A line on stderr says so: `tinynet: compiling correlate for float32 ... 5.2 s`.
 - What numba leaves behind when it has compiled refers, through its frames and their callers' frames, to all local
   variables up to those of the program, until Python's collector of cycles comes by: a graph that is done with would
-  live on, and hold the parameters read-only. So each compiling has a thread, and no callers.
+  live on, and hold the parameters read-only. So it is collected at once.
 - One of numba's threading layers kills the process if two Python threads launch kernels at once: a lock
   stands guard.
 
@@ -26,6 +26,7 @@ compile the callee a second time. And tuples hold no literal numbers: each would
 """
 import contextlib
 import functools
+import gc
 import hashlib
 import os
 import platform
@@ -36,7 +37,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     options = {"parallel": True, "no_cfunc_wrapper": True, **FLAGS}
     dispatcher = njit(pipeline_class=WholeCompiler, **options)(function)
     dispatcher._cache = _AnnouncingCache(function)      # cache=True would set numba's own
-    dispatcher.compile = functools.partial(_in_own_thread, dispatcher.compile)
+    dispatcher.compile = functools.partial(_compile_and_clear, dispatcher.compile)
 
     @functools.wraps(function)
     def launch(*arguments):
@@ -88,9 +88,17 @@ def kernel(function: Callable[..., Any]) -> Any:
     return launch
 
 
-def _in_own_thread(compile, signature):
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(compile, signature).result()
+def _compile_and_clear(compile, signature):
+    """The collector is paused meanwhile: then all that is left is young, and found in no time."""
+    was_enabled, before = gc.isenabled(), len(compiled_kernels)
+    gc.disable()
+    try:
+        return compile(signature)
+    finally:
+        if len(compiled_kernels) > before:
+            gc.collect(0)
+        if was_enabled:
+            gc.enable()
 
 
 # ---- Launching ---------------------------------------------------------------------------------------------
