@@ -110,7 +110,6 @@ class Keep:
 def _set_writeable(block: _Block, writeable: bool) -> None:
     """Set the flag of every public array of the block, the owner of the memory first (views follow it)."""
     arrays = [a for ref in list(block.views.values()) if (a := ref()) is not None]
-    if len(arrays) > 1:
-        arrays.sort(key=lambda a: a.base is not None)
+    arrays.sort(key=lambda a: a.base is not None)
     for a in arrays:
         a.flags.writeable = writeable

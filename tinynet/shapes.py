@@ -32,11 +32,10 @@ def integer(value: int, op: str, name: str, minimum: int) -> int:
     """`value` as an int of at least `minimum`, or a sentence."""
     if isinstance(value, bool):
         raise TypeError(f"{op}: {name} is {value!r}, but must be an integer")
-    if type(value) is not int:
-        try:
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{op}: {name} is {value!r}, but must be an integer or a pair of integers") from None
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} is {value!r}, but must be an integer or a pair of integers") from None
     if value < minimum:
         raise ValueError(f"{op}: {name} is {value}, but must be at least {minimum}")
     return value

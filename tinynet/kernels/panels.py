@@ -100,7 +100,7 @@ def _cut_turned(typing, matrix, size, panels):
 
     matrix = (array, where the piece begins, step of columns), size = (how many columns, k) it has, panels: flat
     """
-    W = _width("B", panels.dtype.bitwidth // 8)
+    W = panel_columns(panels.dtype.bitwidth // 8)
 
     def codegen(context, builder, signature, arguments):
         matrix = Operand(context, builder, signature.args[0], arguments[0])
@@ -157,7 +157,7 @@ def _cut_turned(typing, matrix, size, panels):
 
 def _cut_turned_numpy(matrix, size, panels):
     """The same in NumPy, for NUMBA_DISABLE_JIT=1."""
-    (array, offset, step), (columns, depth), width = matrix, size, _width("B", panels.itemsize)
+    (array, offset, step), (columns, depth), width = matrix, size, panel_columns(panels.itemsize)
     for p in range(-(-columns // width)):
         here = min(width, columns - p * width)
         for k in range(depth):

@@ -10,6 +10,7 @@ from numba.extending import intrinsic
 from tinynet.kernels.emit import I64
 from tinynet.typing import Array
 
+# Of the direct sums of convolutions and their weight gradients:
 ROWS = 8                        # of pixels, read into a task's scratch: they stay in the second cache
 COLUMNS = 64                    # of outputs at least, where a task does not do all of them
 TASKS = 16                      # wanted at least

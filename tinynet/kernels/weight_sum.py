@@ -19,7 +19,7 @@ from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import zeros
-from tinynet.kernels.panels import PANEL_BYTES, cut, panels_for
+from tinynet.kernels.panels import PANEL_BYTES, cut, panel_columns, panels_for
 from tinynet.kernels.tasks import ROWS, TASKS, columns_per_task, none_taken, take
 from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, block, effort
 from tinynet.kernels.tile import ROWS as TILE_ROWS
@@ -44,8 +44,9 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     rows = max(1, min(y.shape[1], max(ROWS, PIXELS_AT_ONCE // max(1, y.shape[2]))))
     parts = zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // rows))), *shape), x.dtype)
     columns = columns_per_task(O // groups, len(parts))
+    cuts = not is_narrow and O // groups > panel_columns(y.itemsize) and KH * KW * CG >= MANY_WEIGHTS
     window = _window(x, y, kernel_hw, geometry, rows)
-    add_weights(x, y, parts, window, columns, is_narrow, numba.get_num_threads(), none_taken())
+    add_weights(x, y, parts, window, columns, is_narrow, cuts, numba.get_num_threads(), none_taken())
     w = parts[0] if len(parts) == 1 else sum_parts(parts)
     return np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if is_narrow else w
 
@@ -74,16 +75,18 @@ def _window(x, y, kernel_hw, geometry, rows):
 
 
 @kernel
-def add_weights(x, y, parts, window, columns, is_narrow, lanes, taken):
-    """parts[p] += the sum over the p-th part of all blocks of rows of y; a task is some columns of a part"""
-    KH, KW, _, _, _, _, _, _, groups, _, width, height = window
-    C, OW, OG, panel = x.shape[3], y.shape[2], y.shape[3] // groups, PANEL_BYTES // y.itemsize
+def add_weights(x, y, parts, window, columns, is_narrow, cuts, lanes, taken):
+    """parts[p] += the sum over the p-th part of all blocks of rows of y; a task is some columns of a part
+
+    is_narrow: as in _add_rows; cuts: y is cut into panels.
+    """
+    _, _, _, _, _, _, _, _, groups, _, width, height = window
+    C, OW, OG = x.shape[3], y.shape[2], y.shape[3] // groups
     splits = (OG + columns - 1) // columns
     at_once = max(1, (PIXELS_AT_ONCE if C <= FEW_INPUTS else PIXELS_AT_ONCE // 2) // max(1, OW))
-    cuts = not is_narrow and OG > panel and KH * KW * C // groups >= MANY_WEIGHTS
     for _ in prange(lanes):
         scratch = np.empty(height * width * C, x.dtype)
-        panels = panels_for(min(columns, OG) if cuts else 0, panel, at_once * OW, y)
+        panels = panels_for(min(columns, OG) if cuts else 0, PANEL_BYTES // y.itemsize, at_once * OW, y)
         task = take(taken)
         while task < len(parts) * splits:
             p, o = task // splits, task % splits * columns
