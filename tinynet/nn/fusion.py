@@ -9,7 +9,8 @@ images. It fits into the last step of the layer before, where a pixel is at hand
 A BatchNorm2d joins in where it is a fixed factor and shift for each channel, in evaluation, and where nobody will ask
 for gradients: it then goes into the convolution's weight and bias, which changes the last digits; kernels/prepared.py
 keeps these as long as all that they are made of stays the same. All else gives the same bits as one layer after the
-other. Layers of other classes, subclasses too, stand alone.
+other, but for the gradient of a bias before pooling: its sum leaves out the pixels that got nothing, which may round
+the last digit otherwise. Layers of other classes, subclasses too, stand alone.
 """
 
 from __future__ import annotations

@@ -66,25 +66,19 @@ class Gather(Op):
 
     def backward(self, gy: Tensor) -> Gradients:
         needs_x, needs_w, needs_b = self.needs
-        gz, known = self._through_then(gy)
-        gb = PixelSum(known)(gz) if needs_b else None
+        gz, known = _through_relu(self, gy, sums=needs_b) if self.then.relu else (gy, None)
+        gb = PixelSum(known)(gz) if needs_b else None  # before pooling there are only zeros more to add up
+        if self.then.pool:
+            gz = self._before_pooling(gz)
         gx = Scatter(self.geometry, self.x_hw)(gz, self.w) if needs_x else None
         gw = WeightGradient(self.geometry, self.w_hw)(self.x, gz) if needs_w else None
         return gx, gw, gb
 
-    def _through_then(self, gy):
-        """The gradient of z, the ReLU's gate first, then back to where the largest pixels stood; and its sum, if known.
-
-        That of the pooled pixels would do, but in that order the sum ends in other digits than layer by layer.
-        """
-        gz, known = gy, None
-        if self.then.relu:
-            gz, known = _through_relu(self, gz, sums=self.needs[2] and not self.then.pool)
-        if self.then.pool:
-            _, *half, channels = gz.shape
-            window = Window((2, 2), (2, 2), (0, 0), tuple(half))
-            gz = MaxPoolGrad(window, self.places, (gz.shape[0], *self.out_hw, channels))(gz)
-        return gz, known
+    def _before_pooling(self, gz):
+        """The gradient back where the largest pixels stood."""
+        _, *half, channels = gz.shape
+        window = Window((2, 2), (2, 2), (0, 0), tuple(half))
+        return MaxPoolGrad(window, self.places, (gz.shape[0], *self.out_hw, channels))(gz)
 
 
 class Scatter(Op):
