@@ -118,10 +118,10 @@ def _operations(op, arrays, result):
         pixels = len(x) * op.out_hw[0] * op.out_hw[1]
     elif type(op).__name__ == "Scatter":
         y, w = arrays[:2]
-        pixels = y.shape[0] * y.shape[1] * y.shape[2]
+        pixels = len(y) * op.y_hw[0] * op.y_hw[1]
     elif type(op).__name__ == "WeightGradient" and hasattr(op, "geometry"):
         y, w = arrays[1], result
-        pixels = y.shape[0] * y.shape[1] * y.shape[2]
+        pixels = len(y) * op.y_hw[0] * op.y_hw[1]
     else:
         return 0
     return 2 * pixels * w.size

@@ -41,7 +41,7 @@ def test_each_form_against_the_definition(name, monkeypatch):
         expected = naive.weight_gradient(x.astype(float), y.astype(float), geometry, kernel)
         assert w.dtype == dtype and w.flags.c_contiguous
         np.testing.assert_allclose(w, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-    assert [arguments[5:7] for arguments in seen] == [(is_narrow, cuts)] * 2
+    assert [arguments[7:9] for arguments in seen] == [(is_narrow, cuts)] * 2
 
 
 @pytest.mark.parametrize("name", ["a tile of inputs", "a tile of outputs", "panels"])

@@ -59,12 +59,17 @@ def multiply_adds(op: Op, shapes: Sequence[Shape]) -> int:
         kernel_h, kernel_w, channels, outputs = shapes[1]
         return shapes[0][0] * math.prod(op.out_hw) * kernel_h * kernel_w * channels * outputs
     if isinstance(op, Scatter):
-        return math.prod(shapes[0][:3]) * math.prod(shapes[1])
+        return math.prod(_unpooled(op, shapes[0])[:3]) * math.prod(shapes[1])
     if isinstance(op, WeightGradient):
-        return math.prod(shapes[1]) * math.prod(op.kernel_hw) * shapes[0][3] // op.geometry.groups
+        return math.prod(_unpooled(op, shapes[1])) * math.prod(op.kernel_hw) * shapes[0][3] // op.geometry.groups
     if isinstance(op, basic.MatMul):
         return math.prod(shapes[0]) * shapes[1][-1]
     return 0
+
+
+def _unpooled(op, shape):
+    """The shape of the images that an op takes, of which it may be given those pixels alone that pooling chose."""
+    return shape if op.unpool is None else op.unpool.x_shape
 
 
 def kept_arrays(op: Op, arrays: Sequence[Array], y: Array) -> list[Array]:

@@ -42,7 +42,7 @@ from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import affine, fills_vectors, matmul
 from tinynet.kernels.memory import aligned, empty, room_for, zeros
-from tinynet.kernels.pooling import NO_PLACES, best_of_four, max_pool
+from tinynet.kernels.pooling import NO_PLACES, Unpooled, best_of_four, max_pool, whole
 from tinynet.kernels.reduction import sum_rows
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import ROWS, TASKS, columns_per_task, none_taken, take
@@ -101,7 +101,7 @@ def _finished(y, relu, pool):
     return max_pool(y, (2, 2), (2, 2), (0, 0), (y.shape[1] // 2, y.shape[2] // 2)) if pool else y
 
 
-def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tuple[int, int],
+def scatter(y: Array | Unpooled, w: Array, b: Array | None, geometry: Geometry, out_hw: tuple[int, int],
             relu: bool = False) -> Array:
     """x[n,h,l,c] = b[c] + sum y[n,i,j,o] w[u,v,c,o] where i*sh + u*dh - top = h, j*sw + v*dw - left = l
 
@@ -113,10 +113,11 @@ def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tup
            [2., 4., 2.],
            [1., 2., 1.]])
     """
-    if winograd.pays(w.shape, y.shape[1:3], y.dtype, geometry):
+    if winograd.pays(w.shape, y.shape[1:3], w.dtype, geometry):
         x = winograd.scatter(y, w, b, geometry, out_hw, relu)
         if x is not None:
             return x
+    y = whole(y)
     KH, KW, CG, O = w.shape
     if few_outputs.pays((KH, KW, O, CG), geometry):
         (top, _), (left, _) = geometry.padding
@@ -132,7 +133,7 @@ def scatter(y: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tup
     return _correlate(y, turned(w), b, axes, groups, OG * CG, size, relu)      # the tile wants outputs, now c, abreast
 
 
-def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int]) -> Array:
+def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw: tuple[int, int]) -> Array:
     """w[u,v,c,o] = sum_nij x[n, i*sh + u*dh - top, j*sw + v*dw - left, c] y[n,i,j,o]
 
     x (N, H, W, C), y (N, OH, OW, O), kernel_hw = (KH, KW); returns w (KH, KW, C/groups, O).
@@ -142,16 +143,16 @@ def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int
     array([[4., 4.],
            [4., 4.]])
     """
-    if winograd.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3], x.dtype, geometry, len(y)):
+    if winograd.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3], x.dtype, geometry, len(x)):
         w = winograd.weight_gradient(x, y, geometry, kernel_hw)
         if w is not None:
             return w
-    x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
+    x = np.ascontiguousarray(x)
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     if depthwise.pays(CG, O // groups, groups):
-        return depthwise.weight_gradient(x, y, _gather_axes(kernel_hw, geometry), groups, kernel_hw)
-    if _is_pointwise((KH, KW, CG, O), x.shape[1:3], y.shape[1:3], geometry) and fills_vectors(O, y.dtype):
-        return matmul(x.reshape(-1, CG).T, y.reshape(-1, O)).reshape(1, 1, CG, O)
+        return depthwise.weight_gradient(x, np.ascontiguousarray(whole(y)), _gather_axes(kernel_hw, geometry), groups, kernel_hw)
+    if _is_pointwise((KH, KW, CG, O), x.shape[1:3], y.shape[1:3], geometry) and fills_vectors(O, x.dtype):
+        return matmul(x.reshape(-1, CG).T, whole(y).reshape(-1, O)).reshape(1, 1, CG, O)
     return weight_sum.weight_gradient(x, y, geometry, kernel_hw)
 
 
@@ -344,46 +345,57 @@ def _pool_rows(rows, n, first, count, pitch, floor, y, places):
 def _pixels_at_once(axis, outputs, width):
     """How many neighbouring pixels of the target are best computed as one with so many times the channels: that
     which takes the fewest multiplications of vectors for a pixel. (3x3, 8 channels to 8, where a register has 16: 2
-    pixels, 1.2 times as fast)"""
+    pixels, 1.2 times as fast; of 4 phases, 12 channels to 12: 2 of them, 1.5 times)"""
     def cost(pixels):
-        taps = _window_of_several(axis, pixels)[1] if pixels > 1 else sum(phase[0] for phase in axis) / len(axis)
-        return taps * effort(pixels * outputs) / pixels
+        windows = _windows_of_several(axis, pixels) if pixels > 1 else [(phase[3], phase[0], None) for phase in axis]
+        return sum(taps for _, taps, _ in windows) / len(windows) * effort(pixels * outputs) / pixels
 
-    several = range(2, 4 * LANES // outputs + 1)
-    return min([1, *(n for n in several if width % n == n % len(axis) == 0)], key=lambda n: (cost(n), -n))
+    several = [n for n in range(2, 4 * LANES // outputs + 1)
+               if width % n == 0 and (n % len(axis) == 0 or len(axis) % n == 0)]
+    return min([1, *several], key=lambda n: (cost(n), -n))
 
 
-def _window_of_several(axis, pixels):
-    """(first source pixel, how many, (target pixel, weight, source pixel) of each tap) of the first target pixels"""
-    taps = []
-    for i in range(pixels):
-        count, tap, jump, first, advance, reach = axis[i % len(axis)]
-        first += i // len(axis) * advance
-        taps += [(i, tap + t * jump, first + t * reach) for t in range(count)]
-    begin = min((source for _, _, source in taps), default=0)
-    return begin, max((source for _, _, source in taps), default=0) + 1 - begin, taps
+def _windows_of_several(axis, pixels):
+    """(first source pixel, how many, (target pixel, weight, source pixel) of each tap) of the first target pixels, and
+    of the next ones if they are another phase"""
+    windows = []
+    for start in range(0, max(len(axis), pixels), pixels):
+        taps = []
+        for i in range(pixels):
+            count, tap, jump, first, advance, reach = axis[(start + i) % len(axis)]
+            first += (start + i) // len(axis) * advance
+            taps += [(i, tap + t * jump, first + t * reach) for t in range(count)]
+        begin = min((source for _, _, source in taps), default=0)
+        windows.append((begin, max((source for _, _, source in taps), default=0) + 1 - begin, taps))
+    return windows
 
 
 def _correlate_side_by_side(pixels, source, weights, bias, axes, size, relu):
-    """As _correlate; None if the result isn't finite everywhere, for the taps of zeros make a NaN of what is not finite
-    beside a pixel's window."""
-    weights, across = _side_by_side(pixels, weights, axes[1])
+    """As _correlate; None if the result isn't finite everywhere, where that may be due to taps of zeros: they make a
+    NaN of what is not finite beside a pixel's window."""
+    weights, across, has_zeros = _side_by_side(pixels, weights, axes[1])
     bias = None if bias is None else np.tile(bias, pixels)
     wide = size[0], size[1] // pixels, size[2] * pixels
     target = _correlate(source, weights, bias, (axes[0], across), 1, 0, wide, relu)
-    sums = sum_rows(target.reshape(-1, wide[2]))
-    return target.reshape(len(source), *size) if np.isfinite(sums).all() else None
+    if has_zeros and not np.isfinite(sum_rows(target.reshape(-1, wide[2]))).all():
+        return None
+    return target.reshape(len(source), *size)
 
 
 def _side_by_side(pixels, weights, axis):
-    """(weights, axis) of the convolution that computes several pixels as one
+    """(weights, axis) of the convolution that computes several pixels as one, and whether there are taps of zeros
 
-    The i-th of them has the weights shifted to where its taps are. Windows grow by taps of zeros.
+    The i-th of them has the weights shifted to where its taps are. Windows grow by taps of zeros, where theirs differ.
     """
     KH, _, rows, columns = weights.shape
-    begin, count, taps = _window_of_several(axis, pixels)
-    wide = zeros((KH, count, rows, pixels, columns), weights.dtype)
-    for i, v, source in taps:
-        wide[:, source - begin, :, i] = weights[:, v]
-    advance = pixels // len(axis) * axis[0][4]
-    return wide.reshape(KH, count, rows, pixels * columns), ((count, 0, 1, begin, advance, 1),)
+    windows = _windows_of_several(axis, pixels)
+    wide = zeros((KH, sum(count for _, count, _ in windows), rows, pixels, columns), weights.dtype)
+    advance = pixels * len(windows) // len(axis) * axis[0][4]
+    lines, at = [], 0
+    for begin, count, taps in windows:
+        for i, v, source in taps:
+            wide[:, at + source - begin, :, i] = weights[:, v]
+        lines.append((count, at, 1, begin, advance, 1))
+        at += count
+    has_zeros = any(len(taps) < count * pixels for _, count, taps in windows)
+    return wide.reshape(KH, at, rows, pixels * columns), tuple(lines), has_zeros

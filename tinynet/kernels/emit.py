@@ -15,7 +15,7 @@ from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 VECTOR_BYTES = 64               # of a vector in the emitted code; LLVM cuts it up where registers are smaller
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 
 
 def has_wide_registers():
@@ -156,11 +156,19 @@ class Vector:
         return best, ranks
 
     def _bytes(self, value):
-        return ir.Constant(ir.VectorType(ir.IntType(8), self.lanes), [value] * self.lanes)
+        return ir.Constant(ir.VectorType(I8, self.lanes), [value] * self.lanes)
 
     def store_bytes(self, value, address):
         address = self.builder.bitcast(address, value.type.as_pointer())
         self.builder.store(value, address, align=1)
+
+    def load_where(self, address, bytes_address, wanted):
+        """The lanes whose byte is the one that is wanted; the others are 0."""
+        numbers = self.load(address, None)
+        type_ = self._bytes(0).type
+        ranks = self.builder.load(self.builder.bitcast(bytes_address, type_.as_pointer()), align=1)
+        is_wanted = self.builder.icmp_unsigned("==", ranks, self._broadcast(wanted, type_))
+        return self.builder.select(is_wanted, numbers, self.zero)
 
     def part(self, count):
         """The first `count` lanes, of which there may be more or less than a vector has; see Part."""

@@ -10,6 +10,8 @@ that overlapping windows need no atomic sums, and threads cannot change a bit. T
 channels.
 """
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
@@ -20,6 +22,38 @@ from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array, Shape
 
 NO_PLACES = np.empty((0, 0, 0, 0), np.uint8)  # of largest pixels, where a kernel that could choose some doesn't
+
+
+class Unpooled(NamedTuple):
+    """Images of which max-pooling has chosen one of each 2x2 pixels: the others are 0, and needn't be in memory."""
+
+    chosen: Array  # (N, OH // 2, OW // 2, O)
+    places: Array  # which of the four each of them is, 0 to 3
+    hw: tuple[int, int]  # (OH, OW)
+
+    @property
+    def shape(self) -> Shape:
+        return self.chosen.shape[0], *self.hw, self.chosen.shape[3]
+
+    def whole(self) -> Array:
+        """All pixels.
+
+        >>> Unpooled(np.full((1, 1, 1, 1), 5.0), np.full((1, 1, 1, 1), 2, np.uint8), (2, 3)).whole()[0, :, :, 0]
+        array([[0., 0., 0.],
+               [5., 0., 0.]])
+        """
+        return max_pool_scatter(self.chosen, self.places, self.shape, (2, 2), (2, 2), (0, 0))
+
+
+def whole(x: Array | Unpooled) -> Array:
+    """All pixels of images."""
+    return x.whole() if isinstance(x, Unpooled) else x
+
+
+def stored(x: Array | Unpooled) -> tuple[Array, Array]:
+    """Those pixels of images that are in memory, and which of four each of them is; NO_PLACES if these are all."""
+    pixels, places = (x.chosen, x.places) if isinstance(x, Unpooled) else (x, NO_PLACES)
+    return np.ascontiguousarray(pixels), places
 
 
 def max_pool(x: Array, kernel_size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int],
@@ -189,6 +223,26 @@ def give_to_four(g, at, upper, lower, C):
             upper[there + C + c] = v if k == 1 else zero
             lower[there + c] = v if k == 2 else zero
             lower[there + C + c] = v if k == 3 else zero
+
+
+@inner
+def unpool_row(chosen, places, n, h, row):
+    """row = row h of image n of Unpooled ones"""
+    _, H, W, C = chosen.shape
+    zero = chosen.dtype.type(0)
+    covered = 2 * W * C if h < 2 * H else 0
+    for i in range(covered, len(row)):
+        row[i] = zero
+    if covered == 0:
+        return
+    g, at = flattened(chosen[n, h // 2]), flattened(places[n, h // 2])
+    left, right = np.uint8(h % 2 * 2), np.uint8(h % 2 * 2 + 1)
+    for j in range(W):
+        here, there = j * C, 2 * j * C
+        for c in range(C):
+            k, v = at[here + c], g[here + c]
+            row[there + c] = v if k == left else zero
+            row[there + C + c] = v if k == right else zero
 
 
 @kernel

@@ -18,8 +18,9 @@ import numpy as np
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
-from tinynet.kernels.memory import zeros
+from tinynet.kernels.memory import room_for, zeros
 from tinynet.kernels.panels import PANEL_BYTES, cut, panel_columns, panels_for
+from tinynet.kernels.pooling import Unpooled, stored, unpool_row, whole
 from tinynet.kernels.tasks import ROWS, TASKS, columns_per_task, none_taken, take
 from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, block, effort
 from tinynet.kernels.tile import ROWS as TILE_ROWS
@@ -33,20 +34,21 @@ MANY_WEIGHTS = 64               # of an output channel, for which it is worth th
 MOST_PARTIAL_WEIGHTS = 2 ** 20  # in all parts together: to add them up takes time, too
 
 
-def weight_gradient(x: Array, y: Array, geometry: Geometry, kernel_hw: tuple[int, int]) -> Array:
-    """As convolution.weight_gradient, for contiguous x and y."""
+def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw: tuple[int, int]) -> Array:
+    """As convolution.weight_gradient, for contiguous x."""
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     if (KH, KW) == geometry.stride == (1, 1) and x.shape == (*y.shape[:3], x.shape[3]):
-        x, y = (each.reshape(1, -1, *each.shape[2:]) for each in (x, y))      # 1x1 doesn't see where an image ends
+        x, y = (each.reshape(1, -1, *each.shape[2:]) for each in (x, whole(y)))      # 1x1 doesn't see where images end
     is_narrow = groups == geometry.dilation[1] == 1 and _is_narrow(KW * CG, O)
     shape = (KH, O, KW, CG) if is_narrow else (KH, KW, CG, O)
     most = max(1, MOST_PARTIAL_WEIGHTS // math.prod(shape))
     rows = max(1, min(y.shape[1], max(ROWS, PIXELS_AT_ONCE // max(1, y.shape[2]))))
-    parts = zeros((max(1, min(TASKS, most, len(y) * -(-y.shape[1] // rows))), *shape), x.dtype)
+    parts = zeros((max(1, min(TASKS, most, len(x) * -(-y.shape[1] // rows))), *shape), x.dtype)
     columns = columns_per_task(O // groups, len(parts))
-    cuts = not is_narrow and O // groups > panel_columns(y.itemsize) and KH * KW * CG >= MANY_WEIGHTS
+    cuts = not is_narrow and O // groups > panel_columns(x.itemsize) and KH * KW * CG >= MANY_WEIGHTS
     window = _window(x, y, kernel_hw, geometry, rows)
-    add_weights(x, y, parts, window, columns, is_narrow, cuts, numba.get_num_threads(), none_taken())
+    y_hw, (y, places) = y.shape[1:3], stored(y)
+    add_weights(x, y, places, y_hw, parts, window, columns, is_narrow, cuts, numba.get_num_threads(), none_taken())
     w = parts[0] if len(parts) == 1 else sum_parts(parts)
     return np.ascontiguousarray(w.transpose(0, 2, 3, 1)) if is_narrow else w
 
@@ -75,30 +77,32 @@ def _window(x, y, kernel_hw, geometry, rows):
 
 
 @kernel
-def add_weights(x, y, parts, window, columns, is_narrow, cuts, lanes, taken):
+def add_weights(x, y, places, y_hw, parts, window, columns, is_narrow, cuts, lanes, taken):
     """parts[p] += the sum over the p-th part of all blocks of rows of y; a task is some columns of a part
 
+    places: of y's pixels, if they are those of 2x2 that pooling chose. y_hw = (OH, OW) of the whole ones.
     is_narrow: as in _add_rows; cuts: y is cut into panels.
     """
     _, _, _, _, _, _, _, _, groups, _, width, height = window
-    C, OW, OG = x.shape[3], y.shape[2], y.shape[3] // groups
+    C, OW, OG = x.shape[3], y_hw[1], y.shape[3] // groups
     splits = (OG + columns - 1) // columns
     at_once = max(1, (PIXELS_AT_ONCE if C <= FEW_INPUTS else PIXELS_AT_ONCE // 2) // max(1, OW))
     for _ in prange(lanes):
         scratch = np.empty(height * width * C, x.dtype)
+        unpooled = room_for(at_once * OW * y.shape[3] if places.size else 0, y)
         panels = panels_for(min(columns, OG) if cuts else 0, PANEL_BYTES // y.itemsize, at_once * OW, y)
         task = take(taken)
         while task < len(parts) * splits:
             p, o = task // splits, task % splits * columns
-            _add_part(x, y, parts, p, o, columns, is_narrow, at_once, scratch, panels, window)
+            _add_part(x, y, places, y_hw, parts, p, o, columns, is_narrow, at_once, scratch, unpooled, panels, window)
             task = take(taken)
 
 
 @inner
-def _add_part(x, y, parts, p, o, columns, is_narrow, at_once, scratch, panels, window):
+def _add_part(x, y, places, y_hw, parts, p, o, columns, is_narrow, at_once, scratch, unpooled, panels, window):
     KH, _, sh, _, top, left, dh, _, _, rows, width, height = window
     N, H, _, C = x.shape
-    _, OH, OW, _ = y.shape
+    (OH, OW), O = y_hw, y.shape[3]
     sums = flattened(parts[p])
     blocks = (OH + rows - 1) // rows
     for t in range(p * N * blocks // len(parts), (p + 1) * N * blocks // len(parts)):
@@ -112,27 +116,34 @@ def _add_part(x, y, parts, p, o, columns, is_narrow, at_once, scratch, panels, w
             lines, origin = flattened(x), (n * H + h0) * width * C
         for i in range(i0, i1, at_once):
             here = lines, origin + (i - i0) * sh * width * C, width * C, C
-            _add_rows((n, i, min(at_once, i1 - i)), here, y, sums, window, o, columns, is_narrow, panels)
+            count = min(at_once, i1 - i)
+            pixels, at = flattened(y), (n * OH + i) * OW * O
+            if places.size:
+                pixels, at = unpooled, 0
+                for k in range(count):
+                    unpool_row(y, places, n, i + k, unpooled[k * OW * O:(k + 1) * OW * O])
+            _add_rows((count, OW, O), here, (pixels, at), sums, window, o, columns, is_narrow, panels)
 
 
 @inner
-def _add_rows(place, lines, y, sums, window, o, columns, is_narrow, panels):
+def _add_rows(size, lines, y, sums, window, o, columns, is_narrow, panels):
     """sums[u,v,c,o] += sum_ij x[i*sh + u*dh, j*sw + v*dw, c] y[i,j,o] over some rows i, group by group
+
+    size = (rows, OW, O), y = (array, offset).
 
     is_narrow: sums[u,o,v,c], the tile's rows being o, its columns v and c.
     Where many weights meet each y, it is cut into panels, if there is room for them.
     """
-    n, i, count = place
+    count, OW, O = size
     x, at, pitch, C = lines
     KH, KW, sh, sw, _, _, dh, dw, groups, _, _, _ = window
-    _, OH, OW, O = y.shape
     CG, OG = C // groups, O // groups
-    flat, from_y, pixels = flattened(y), (n * OH + i) * OW * O, (count, ONE, OW)
+    (flat, from_y), pixels = y, (count, ONE, OW)
     taps, inner_rows = KW, CG
     if groups == dw == 1:                                    # the taps are neighbours: v and c are one
         taps, inner_rows = 1, KW * CG
     width = KW * C if is_narrow else min(columns, OG - o)
-    abreast = PANEL_BYTES // y.itemsize if panels.size else width
+    abreast = PANEL_BYTES // sums.itemsize if panels.size else width
     for group in range(groups):
         m = group * OG + o
         if panels.size:

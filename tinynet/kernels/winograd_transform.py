@@ -36,7 +36,7 @@ import numpy as np
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.emit import I1, I64, VECTOR_BYTES, Operand, Vector, emit_loop, unknown
+from tinynet.kernels.emit import I1, I8, I64, VECTOR_BYTES, Operand, Vector, emit_loop, unknown
 from tinynet.typing import Array
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2))  # and infinity
@@ -137,14 +137,40 @@ def _transform(typing, name, source, target):
         x, y = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2))
         vector = Vector(builder, signature.args[1][0].dtype)
 
-        def store(i, lines, _):
-            _store(vector, i, *lines, y)
-            return []
-
-        _emit_sandwich(vector, factors, x, store, [])
+        _emit_sandwich(vector, factors, functools.partial(_column, vector, x), _storing(vector, y), [])
         return context.get_dummy_value()
 
     return types.none(name, source, target), codegen
+
+
+@intrinsic(prefer_literal=True)
+def _transform_unpooled(typing, name, source, places, skipped, target):
+    """As _transform, for images of which only the largest of each 2x2 pixels is not 0.
+
+    source = (array, offset, step of the rows, of the columns) of these pixels, places the same of which of the four
+    each of them is, 0 to 3. skipped = (rows, columns) of the first four, 0 or 1, that lie before the tile.
+    """
+    if not isinstance(name, types.StringLiteral):
+        return None
+    factors = MATRICES[name.literal_value]
+
+    def codegen(context, builder, signature, arguments):
+        x, k, y = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2, 4))
+        skipped = [builder.extract_value(arguments[3], i) for i in range(2)]
+        vector = Vector(builder, signature.args[1][0].dtype)
+        column = functools.partial(_unpooled_column, vector, x, k, skipped)
+        _emit_sandwich(vector, factors, column, _storing(vector, y), [])
+        return context.get_dummy_value()
+
+    return types.none(name, source, places, skipped, target), codegen
+
+
+def _storing(vector, y):
+    def store(i, lines, _):
+        _store(vector, i, *lines, y)
+        return []
+
+    return store
 
 
 @intrinsic(prefer_literal=True)
@@ -168,7 +194,7 @@ def _finish(typing, name, source, target, bias, floor, check, streams):
             _store(vector, i, [vector.maximum(value, floor) for value in line], y, streams)
             return total
 
-        _add_to(vector, c, _emit_sandwich(vector, factors, x, finish, [vector.zero]))
+        _add_to(vector, c, _emit_sandwich(vector, factors, functools.partial(_column, vector, x), finish, [vector.zero]))
         return context.get_dummy_value()
 
     return types.none(name, source, target, bias, floor, check, types.intp), codegen
@@ -197,14 +223,39 @@ def _finish_pooled(typing, name, source, target, places, bias, floor, check, str
                 vector.store_bytes(rank, place)
             return total
 
-        _add_to(vector, c, _emit_sandwich(vector, factors, x, finish, [vector.zero], abreast=2))
+        _add_to(vector, c, _emit_sandwich(vector, factors, functools.partial(_column, vector, x), finish, [vector.zero], abreast=2))
         return context.get_dummy_value()
 
     return types.none(name, source, target, places, bias, floor, check, types.intp), codegen
 
 
-def _emit_sandwich(vector, factors, x, receive, values, abreast=1):
+def _column(vector, x, j, size):
+    """Column j of X, from the top down"""
+    builder = vector.builder
+    top = x.at(unknown(builder, builder.mul(j, x.steps[1])))
+    return [vector.load(place, None) for place in _line(top, builder, x.steps[0], size)]
+
+
+def _unpooled_column(vector, x, places, skipped, j, size):
+    """The same, where of each 2x2 pixels x has one and places says which"""
+    builder, (above, before) = vector.builder, skipped
+    j = builder.add(j, before)
+    is_right, four = builder.and_(j, I64(1)), builder.lshr(j, I64(1))
+    rank = builder.add(builder.mul(above, I64(2)), is_right)
+    ranks = [builder.trunc(each, I8) for each in (rank, builder.xor(rank, I64(2)))]    # in rows 0, 2, ... and 1, 3, ...
+    column = []
+    for i in range(size):
+        down = builder.add(I64(i // 2), above) if i % 2 else I64(i // 2)
+        place, its_rank = (each.at(unknown(builder, builder.mul(four, each.steps[1])), builder.mul(down, each.steps[0]))
+                           for each in (x, places))
+        column.append(vector.load_where(place, its_rank, ranks[i % 2]))
+    return column
+
+
+def _emit_sandwich(vector, factors, column_of, receive, values, abreast=1):
     """values = receive(i, [row i of M X M^T], values) for each i; with several abreast, the i-th so many rows
+
+    column_of(j, Q) is column j of X.
 
     M X goes column by column to the stack, and (M X) M^T comes from there row by row. All at once would be 36 vectors,
     more than there are registers: where these are 16 of 32 bytes, LLVM's code took three times as long. (Column by
@@ -216,10 +267,9 @@ def _emit_sandwich(vector, factors, x, receive, values, abreast=1):
     def multiply(values):
         return functools.reduce(lambda values, factor: _combine(vector, factor, values), factors[::-1], values)
 
-    def column(i, _):
-        places = _line(x.at(unknown(builder, builder.mul(i, x.steps[1]))), builder, x.steps[0], Q)
-        for p, value in enumerate(multiply([vector.load(place, None) for place in places])):
-            at = builder.mul(builder.add(i, I64(p * Q)), I64(vector.lanes))
+    def column(j, _):
+        for p, value in enumerate(multiply(column_of(j, Q))):
+            at = builder.mul(builder.add(j, I64(p * Q)), I64(vector.lanes))
             vector.store(value, builder.gep(between, [at]), None)
         return []
 
@@ -329,6 +379,16 @@ def _transform_numpy(name, source, target):
     _view(target, len(y))[...] = y
 
 
+def _transform_unpooled_numpy(name, source, places, skipped, target):
+    lanes, size = VECTOR_BYTES // 4, MATRICES[name][-1].shape[1]
+    window = np.zeros((size, size, lanes), source[0].dtype)
+    for i, j in np.ndindex(size, size):
+        h, l = skipped[0] + i, skipped[1] + j
+        values, ranks = (each[0][each[1] + h // 2 * each[2] + l // 2 * each[3]:][:lanes] for each in (source, places))
+        window[i, j] = np.where(ranks == h % 2 * 2 + l % 2, values, 0)
+    _transform_numpy(name, (window.reshape(-1), 0, size * lanes, lanes), target)
+
+
 def _finish_numpy(name, source, target, bias, floor, check, streams):
     y = _with_bias_numpy(_sandwich_numpy(name, source), bias, check)
     _view(target, len(y))[...] = np.maximum(y, floor)
@@ -343,6 +403,7 @@ def _finish_pooled_numpy(name, source, target, places, bias, floor, check, strea
 
 
 if config.DISABLE_JIT:
-    transform, finish, finish_pooled = _transform_numpy, _finish_numpy, _finish_pooled_numpy
+    transform, transform_unpooled = _transform_numpy, _transform_unpooled_numpy
+    finish, finish_pooled = _finish_numpy, _finish_pooled_numpy
 else:
-    transform, finish, finish_pooled = _transform, _finish, _finish_pooled
+    transform, transform_unpooled, finish, finish_pooled = _transform, _transform_unpooled, _finish, _finish_pooled

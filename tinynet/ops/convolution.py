@@ -16,6 +16,8 @@ likes. This is why a convolution's input gradient is a transposed convolution, a
 
 What follows a convolution can be done to each of its pixels while they are at hand, before they are written: that
 saves a journey to the memory and back, which takes longer than the work. `then` tells what; nn.Sequential finds out.
+On the way back the same is true of what comes before: a gradient that pooling leaves three quarters 0 is never written
+out. Scatter and WeightGradient read the pixels that pooling chose, and put each in its place as they go (`unpool`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import NamedTuple
 
 from tinynet.autograd import Op
 from tinynet.kernels import convolution as kernels
+from tinynet.kernels.pooling import Unpooled
 from tinynet.kernels.reduction import sum_rows
 from tinynet.ops.activation import ReluGrad
 from tinynet.ops.pooling import MaxPoolGrad, Window
@@ -68,31 +71,34 @@ class Gather(Op):
         needs_x, needs_w, needs_b = self.needs
         gz, known = _through_relu(self, gy, sums=needs_b) if self.then.relu else (gy, None)
         gb = PixelSum(known)(gz) if needs_b else None  # before pooling there are only zeros more to add up
-        if self.then.pool:
-            gz = self._before_pooling(gz)
-        gx = Scatter(self.geometry, self.x_hw)(gz, self.w) if needs_x else None
-        gw = WeightGradient(self.geometry, self.w_hw)(self.x, gz) if needs_w else None
+        unpool = self._unpooling(gz.shape) if self.then.pool else None
+        gx = Scatter(self.geometry, self.x_hw, unpool=unpool)(gz, self.w) if needs_x else None
+        gw = WeightGradient(self.geometry, self.w_hw, unpool)(self.x, gz) if needs_w else None
         return gx, gw, gb
 
-    def _before_pooling(self, gz):
-        """The gradient back where the largest pixels stood."""
-        _, *half, channels = gz.shape
-        window = Window((2, 2), (2, 2), (0, 0), tuple(half))
-        return MaxPoolGrad(window, self.places, (gz.shape[0], *self.out_hw, channels))(gz)
+    def _unpooling(self, pooled):
+        """What brings a gradient back to where the largest pixels stood."""
+        images, *half, channels = pooled
+        return MaxPoolGrad(Window((2, 2), (2, 2), (0, 0), tuple(half)), self.places, (images, *self.out_hw, channels))
 
 
 class Scatter(Op):
-    """z = y spread by w, + b,  x = relu(z) or z;  gy = Gather(gz, w),  gw = WeightGradient(gz, y),  gb = sum gz"""
+    """z = y spread by w, + b,  x = relu(z) or z;  gy = Gather(gz, w),  gw = WeightGradient(gz, y),  gb = sum gz
+
+    unpool: y is given by the pixels that pooling chose, which this brings back to their places first.
+    """
 
     gives_new = True
 
-    def __init__(self, geometry: Geometry, out_hw: tuple[int, int], relu: bool = False) -> None:
-        self.geometry, self.out_hw, self.relu = geometry, out_hw, relu
+    def __init__(self, geometry: Geometry, out_hw: tuple[int, int], relu: bool = False,
+                 unpool: MaxPoolGrad | None = None) -> None:
+        self.geometry, self.out_hw, self.relu, self.unpool = geometry, out_hw, relu, unpool
         self.keeps = ("y", "w", "output") if relu else ("y", "w")
 
     def forward(self, y: Array, w: Array, b: Array | None = None) -> Array:
-        self.y_hw, self.w_hw = y.shape[1:3], w.shape[:2]
-        return kernels.scatter(y, w, b, self.geometry, self.out_hw, self.relu)
+        images = _unpooled(y, self.unpool)
+        self.y_hw, self.w_hw = images.shape[1:3], w.shape[:2]
+        return kernels.scatter(images, w, b, self.geometry, self.out_hw, self.relu)
 
     def output_shape(self, y: Shape, w: Shape, b: Shape | None = None) -> Shape:
         return y[0], *self.out_hw, w[2] * self.geometry.groups
@@ -101,30 +107,41 @@ class Scatter(Op):
         needs_y, needs_w, needs_b = self.needs
         gz, known = _through_relu(self, gx, sums=needs_b) if self.relu else (gx, None)
         gb = PixelSum(known)(gz) if needs_b else None
-        gy = Gather(self.geometry, self.y_hw)(gz, self.w) if needs_y else None
-        gw = WeightGradient(self.geometry, self.w_hw)(gz, self.y) if needs_w else None
+        gy = _pooled(Gather(self.geometry, self.y_hw)(gz, self.w), self.unpool) if needs_y else None
+        gw = WeightGradient(self.geometry, self.w_hw, self.unpool)(gz, self.y) if needs_w else None
         return gy, gw, gb
 
 
 class WeightGradient(Op):
-    """w = x correlated with y;  gx = Scatter(y, gw),  gy = Gather(x, gw)"""
+    """w = x correlated with y;  gx = Scatter(y, gw),  gy = Gather(x, gw); unpool: as Scatter's"""
 
     keeps = ("x", "y")
 
-    def __init__(self, geometry: Geometry, kernel_hw: tuple[int, int]) -> None:
-        self.geometry, self.kernel_hw = geometry, kernel_hw
+    def __init__(self, geometry: Geometry, kernel_hw: tuple[int, int], unpool: MaxPoolGrad | None = None) -> None:
+        self.geometry, self.kernel_hw, self.unpool = geometry, kernel_hw, unpool
 
     def forward(self, x: Array, y: Array) -> Array:
-        self.x_hw, self.y_hw = x.shape[1:3], y.shape[1:3]
-        return kernels.weight_gradient(x, y, self.geometry, self.kernel_hw)
+        images = _unpooled(y, self.unpool)
+        self.x_hw, self.y_hw = x.shape[1:3], images.shape[1:3]
+        return kernels.weight_gradient(x, images, self.geometry, self.kernel_hw)
 
     def output_shape(self, x: Shape, y: Shape) -> Shape:
         return *self.kernel_hw, x[3] // self.geometry.groups, y[3]
 
     def backward(self, gw: Tensor) -> Gradients:
-        gx = Scatter(self.geometry, self.x_hw)(self.y, gw) if self.needs[0] else None
-        gy = Gather(self.geometry, self.y_hw)(self.x, gw) if self.needs[1] else None
+        gx = Scatter(self.geometry, self.x_hw, unpool=self.unpool)(self.y, gw) if self.needs[0] else None
+        gy = _pooled(Gather(self.geometry, self.y_hw)(self.x, gw), self.unpool) if self.needs[1] else None
         return gx, gy
+
+
+def _unpooled(y, unpool):
+    """y as images for the kernels."""
+    return y if unpool is None else Unpooled(y, unpool.places, unpool.x_shape[1:3])
+
+
+def _pooled(gradient, unpool):
+    """What the gradient of such images is for y itself."""
+    return gradient if unpool is None else unpool.backward(gradient)
 
 
 def _through_relu(op, gy, sums):
