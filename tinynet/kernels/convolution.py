@@ -150,7 +150,8 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     x = np.ascontiguousarray(x)
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     if depthwise.pays(CG, O // groups, groups):
-        return depthwise.weight_gradient(x, np.ascontiguousarray(whole(y)), _gather_axes(kernel_hw, geometry), groups, kernel_hw)
+        y = np.ascontiguousarray(whole(y))
+        return depthwise.weight_gradient(x, y, _gather_axes(kernel_hw, geometry), groups, kernel_hw)
     if _is_pointwise((KH, KW, CG, O), x.shape[1:3], y.shape[1:3], geometry) and fills_vectors(O, x.dtype):
         return matmul(x.reshape(-1, CG).T, whole(y).reshape(-1, O)).reshape(1, 1, CG, O)
     return weight_sum.weight_gradient(x, y, geometry, kernel_hw)

@@ -8,6 +8,8 @@ Pixels of the padding take no part. The first of equal maxima is taken, and NaN 
 writes one row of the output and nothing else (in scatter too: it goes through all windows over its row), so
 that overlapping windows need no atomic sums, and threads cannot change a bit. The innermost loop is over
 channels.
+
+Of 2x2 pixels the gradient has one that is not 0. Whoever reads it next can do without the others: see Unpooled.
 """
 
 from typing import NamedTuple
@@ -27,13 +29,13 @@ NO_PLACES = np.empty((0, 0, 0, 0), np.uint8)  # of largest pixels, where a kerne
 class Unpooled(NamedTuple):
     """Images of which max-pooling has chosen one of each 2x2 pixels: the others are 0, and needn't be in memory."""
 
-    chosen: Array  # (N, OH // 2, OW // 2, O)
+    pixels: Array  # (N, OH // 2, OW // 2, O)
     places: Array  # which of the four each of them is, 0 to 3
     hw: tuple[int, int]  # (OH, OW)
 
     @property
     def shape(self) -> Shape:
-        return self.chosen.shape[0], *self.hw, self.chosen.shape[3]
+        return self.pixels.shape[0], *self.hw, self.pixels.shape[3]
 
     def whole(self) -> Array:
         """All pixels.
@@ -42,7 +44,7 @@ class Unpooled(NamedTuple):
         array([[0., 0., 0.],
                [5., 0., 0.]])
         """
-        return max_pool_scatter(self.chosen, self.places, self.shape, (2, 2), (2, 2), (0, 0))
+        return max_pool_scatter(self.pixels, self.places, self.shape, (2, 2), (2, 2), (0, 0))
 
 
 def whole(x: Array | Unpooled) -> Array:
@@ -52,7 +54,7 @@ def whole(x: Array | Unpooled) -> Array:
 
 def stored(x: Array | Unpooled) -> tuple[Array, Array]:
     """Those pixels of images that are in memory, and which of four each of them is; NO_PLACES if these are all."""
-    pixels, places = (x.chosen, x.places) if isinstance(x, Unpooled) else (x, NO_PLACES)
+    pixels, places = (x.pixels, x.places) if isinstance(x, Unpooled) else (x, NO_PLACES)
     return np.ascontiguousarray(pixels), places
 
 
@@ -226,16 +228,16 @@ def give_to_four(g, at, upper, lower, C):
 
 
 @inner
-def unpool_row(chosen, places, n, h, row):
-    """row = row h of image n of Unpooled ones"""
-    _, H, W, C = chosen.shape
-    zero = chosen.dtype.type(0)
+def unpool_row(pixels, places, n, h, row):
+    """row = row h of image n of those that Unpooled(pixels, places, ...) means"""
+    _, H, W, C = pixels.shape
+    zero = pixels.dtype.type(0)
     covered = 2 * W * C if h < 2 * H else 0
     for i in range(covered, len(row)):
         row[i] = zero
     if covered == 0:
         return
-    g, at = flattened(chosen[n, h // 2]), flattened(places[n, h // 2])
+    g, at = flattened(pixels[n, h // 2]), flattened(places[n, h // 2])
     left, right = np.uint8(h % 2 * 2), np.uint8(h % 2 * 2 + 1)
     for j in range(W):
         here, there = j * C, 2 * j * C

@@ -153,12 +153,12 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     rows = source[0]**2 * C
     grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
     tiles, total = _tiles_at_once(rows, O, 1), len(x) * math.prod(grid)
-    x, (y, chosen) = np.ascontiguousarray(x), stored(y)
+    x, (y, places) = np.ascontiguousarray(x), stored(y)
     count = max(1, min(MOST_PARTS, total // min(tiles, PART_TILES)))
     parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
     tiles = min(tiles, -(-total // count))
     scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
-    add_products(x, y, chosen, parts, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
+    add_products(x, y, places, parts, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = empty((*kernel_hw, C, O), x.dtype)
     weights_back(U, w, source[0])
@@ -192,14 +192,15 @@ def _convolve(x, U, channels, b, source, target, out_hw, relu, pool=False):
     (OH, OW), rows, columns = out_hw, source[0]**2 * x.shape[3], target[0]**2 * channels
     plan = _plan(x.shape[0], rows, columns, source, target, out_hw, numba.get_num_threads())
     grid, r, tiles, tasks, scratch_shape = plan
-    x, chosen = stored(x)
+    x, x_places = stored(x)
     y = empty((len(x), OH // 2, OW // 2, channels) if pool else (len(x), OH, OW, channels), x.dtype)
     places = empty(y.shape, np.uint8) if pool else NO_PLACES
     checks, scratch = np.zeros((tasks, LANES), x.dtype), empty(scratch_shape, x.dtype)
     bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
     epilogue = bias, least(relu, x.dtype), places, ONE if is_streamed(x, y) else STAY
     nothing = np.zeros(columns, x.dtype)
-    total = convolve(x, chosen, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch, none_taken())
+    total = convolve(x, x_places, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch,
+                     none_taken())
     if not math.isfinite(total):
         return None
     return (y, places) if pool else y
@@ -284,9 +285,10 @@ def _row_back(U, w, place, shape, s, plane):
 
 
 @kernel
-def convolve(x, chosen, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch, taken):
+def convolve(x, x_places, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch, taken):
     """A task is a block of tiles; its bits are the same in whichever lane.
 
+    x_places: as stored() gives them.
     epilogue = (bias, floor, places, streams): y = max(... + bias, floor), of which every 2x2 pixels only the largest
     where there is room for their places, written past the caches or not. checks[task] = the sum of all that it found.
     Returns the sum of these, which is not finite if any of it isn't.
@@ -296,7 +298,7 @@ def convolve(x, chosen, U, nothing, y, epilogue, source, target, grid, r, tiles,
         task = take(taken)
         while task < len(checks):
             check[:] = 0
-            _convolve_tiles(task, len(scratch), x, chosen, U, nothing, y, epilogue, source, target, grid, r, tiles,
+            _convolve_tiles(task, len(scratch), x, x_places, U, nothing, y, epilogue, source, target, grid, r, tiles,
                             check, scratch[lane])
             checks[task] = check
             task = take(taken)
@@ -313,7 +315,7 @@ def _total(numbers):
 
 
 @inner
-def _convolve_tiles(task, lanes, x, chosen, U, nothing, y, epilogue, source, target, grid, r, tiles, check, scratch):
+def _convolve_tiles(task, lanes, x, x_places, U, nothing, y, epilogue, source, target, grid, r, tiles, check, scratch):
     C, O, plane = source[0]**2 * x.shape[3], target[0]**2 * y.shape[3], U.shape[2]
     first = task * tiles
     count = min(tiles, len(x) * grid[0] * grid[1] - first)
@@ -321,8 +323,8 @@ def _convolve_tiles(task, lanes, x, chosen, U, nothing, y, epilogue, source, tar
     V, M = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + m_step)]
     window = scratch[N * N * (v_step + m_step):]
     m = N + 1 - r
-    if chosen.size:
-        _unpooled_to_places(x, chosen, (first, count), source, grid, m, np.int64(N), V, v_step, window)
+    if x_places.size:
+        _unpooled_to_places(x, x_places, (first, count), source, grid, m, np.int64(N), V, v_step, window)
     else:
         _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
     later = first + lanes * tiles
@@ -330,7 +332,7 @@ def _convolve_tiles(task, lanes, x, chosen, U, nothing, y, epilogue, source, tar
     for p in range(N * N):
         multiply("whole", (V, p * v_step, C, NEXT), (flattened(U), p * plane), (nothing, STAY, STAY),
                  (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR)
-        place = _ask_for(x, chosen, place, _part(later_count, p), source, grid, m, np.int64(N))
+        place = _ask_for(x, place, 0 if x_places.size else _part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
         _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (check, STAY))
     else:
@@ -370,15 +372,15 @@ def _to_places(x, tiles, side, grid, m, size, V, step, window):
 
 
 @inner
-def _unpooled_to_places(x, chosen, tiles, side, grid, m, size, V, step, window):
-    """The same of images, not folded, of whose 2x2 pixels x has one and `chosen` says which.
+def _unpooled_to_places(x, places, tiles, side, grid, m, size, V, step, window):
+    """The same of images, not folded, of whose 2x2 pixels x has one and `places` says which.
 
     (A function of its own: with both in one, few channels took 3 to 8 % longer.)
     """
     first, count = tiles
     _, top, left = side
     _, H, W, C = x.shape
-    chosen_window = np.empty(((size + 3) // 2)**2 * C, np.uint8)
+    place_window = np.empty(((size + 3) // 2)**2 * C, np.uint8)
     n, row, column = _place(first, grid)
     to = 0
     for _ in range(count):
@@ -386,11 +388,11 @@ def _unpooled_to_places(x, chosen, tiles, side, grid, m, size, V, step, window):
         i, j, skipped = h >> 1, l >> 1, (h & 1, l & 1)
         height, width = (size + skipped[0] + 1) >> 1, (size + skipped[1] + 1) >> 1
         if i >= 0 and j >= 0 and i + height <= H and j + width <= W:
-            pixels, ranks, at, pitch = flattened(x), flattened(chosen), ((n * H + i) * W + j) * C, W * C
+            pixels, ranks, at, pitch = flattened(x), flattened(places), ((n * H + i) * W + j) * C, W * C
         else:
             load_window(x, n, i, i + height, j, width, window)
-            load_window(chosen, n, i, i + height, j, width, chosen_window)
-            pixels, ranks, at, pitch = window, chosen_window, 0, width * C
+            load_window(places, n, i, i + height, j, width, place_window)
+            pixels, ranks, at, pitch = window, place_window, 0, width * C
         for c in range(0, C, LANES):
             from_, which = (pixels, at + c, pitch, C), (ranks, at + c, pitch, C)
             if size == N:
@@ -463,18 +465,13 @@ def _part(count, p):
 
 
 @inner
-def _ask_for(x, chosen, place, count, side, grid, m, size):
+def _ask_for(x, place, count, side, grid, m, size):
     """Ask the memory for what so many tiles from a place on will read; returns the place behind them."""
     s, top, left = side
     n, row, column = place
-    halved = 1 if chosen.size else 0
     for _ in range(count):
         h, l = row * m * s - top, column * m * s - left
-        bottom, right = (h + s * size + halved) >> halved, (l + s * size + halved) >> halved
-        begin = (l + s * (size - m)) >> halved
-        prefetch_window(x, n, h >> halved, bottom, begin, right)
-        if halved:
-            prefetch_window(chosen, n, h >> halved, bottom, begin, right)
+        prefetch_window(x, n, h, h + s * size, l + s * (size - m), l + s * size)
         n, row, column = _next(n, row, column, grid)
     return n, row, column
 
@@ -500,17 +497,17 @@ def _next(n, row, column, grid):
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 @kernel
-def add_products(x, y, chosen, parts, nothing, source, grid, r, tiles, scratch, taken):
-    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place"""
+def add_products(x, y, places, parts, nothing, source, grid, r, tiles, scratch, taken):
+    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place; places: as y's stored()"""
     for lane in prange(len(scratch)):
         k = take(taken)
         while k < len(parts):
-            _add_part(k, x, y, chosen, parts, nothing, source, grid, r, tiles, scratch[lane])
+            _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, scratch[lane])
             k = take(taken)
 
 
 @inner
-def _add_part(k, x, y, chosen, parts, nothing, source, grid, r, tiles, scratch):
+def _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, scratch):
     C, O, plane = source[0]**2 * x.shape[3], y.shape[3], parts.shape[3]
     m = N + 1 - r
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
@@ -522,8 +519,8 @@ def _add_part(k, x, y, chosen, parts, nothing, source, grid, r, tiles, scratch):
     for first in range(begin, end, tiles):
         count = min(tiles, end - first)
         _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
-        if chosen.size:
-            _unpooled_to_places(y, chosen, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
+        if places.size:
+            _unpooled_to_places(y, places, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
         else:
             _to_places(y, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
         x_place = y_place = _place(first + tiles, grid)
@@ -532,5 +529,5 @@ def _add_part(k, x, y, chosen, parts, nothing, source, grid, r, tiles, scratch):
             here = sums, p * plane, O
             multiply("whole", (V, p * v_step, NEXT, C), (D, p * d_step, PANEL, O),
                      here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, NEAR)
-            x_place = _ask_for(x, chosen[:0], x_place, _part(later_count, p), source, grid, m, np.int64(N))
-            y_place = _ask_for(y, chosen, y_place, _part(later_count, p), (ONE, STAY, STAY), grid, m, m)
+            x_place = _ask_for(x, x_place, _part(later_count, p), source, grid, m, np.int64(N))
+            y_place = _ask_for(y, y_place, 0 if places.size else _part(later_count, p), (ONE, STAY, STAY), grid, m, m)

@@ -137,7 +137,7 @@ def _transform(typing, name, source, target):
         x, y = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2))
         vector = Vector(builder, signature.args[1][0].dtype)
 
-        _emit_sandwich(vector, factors, functools.partial(_column, vector, x), _storing(vector, y), [])
+        _emit_sandwich(vector, factors, _columns(vector, x), _storing(vector, y), [])
         return context.get_dummy_value()
 
     return types.none(name, source, target), codegen
@@ -145,9 +145,9 @@ def _transform(typing, name, source, target):
 
 @intrinsic(prefer_literal=True)
 def _transform_unpooled(typing, name, source, places, skipped, target):
-    """As _transform, for images of which only the largest of each 2x2 pixels is not 0.
+    """As _transform, for images of which only one of each 2x2 pixels is not 0.
 
-    source = (array, offset, step of the rows, of the columns) of these pixels, places the same of which of the four
+    source = (array, offset, step of the rows, of the columns) of these pixels, places the same for which of the four
     each of them is, 0 to 3. skipped = (rows, columns) of the first four, 0 or 1, that lie before the tile.
     """
     if not isinstance(name, types.StringLiteral):
@@ -158,8 +158,7 @@ def _transform_unpooled(typing, name, source, places, skipped, target):
         x, k, y = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2, 4))
         skipped = [builder.extract_value(arguments[3], i) for i in range(2)]
         vector = Vector(builder, signature.args[1][0].dtype)
-        column = functools.partial(_unpooled_column, vector, x, k, skipped)
-        _emit_sandwich(vector, factors, column, _storing(vector, y), [])
+        _emit_sandwich(vector, factors, _unpooled_columns(vector, x, k, skipped), _storing(vector, y), [])
         return context.get_dummy_value()
 
     return types.none(name, source, places, skipped, target), codegen
@@ -194,7 +193,7 @@ def _finish(typing, name, source, target, bias, floor, check, streams):
             _store(vector, i, [vector.maximum(value, floor) for value in line], y, streams)
             return total
 
-        _add_to(vector, c, _emit_sandwich(vector, factors, functools.partial(_column, vector, x), finish, [vector.zero]))
+        _add_to(vector, c, _emit_sandwich(vector, factors, _columns(vector, x), finish, [vector.zero]))
         return context.get_dummy_value()
 
     return types.none(name, source, target, bias, floor, check, types.intp), codegen
@@ -223,39 +222,47 @@ def _finish_pooled(typing, name, source, target, places, bias, floor, check, str
                 vector.store_bytes(rank, place)
             return total
 
-        _add_to(vector, c, _emit_sandwich(vector, factors, functools.partial(_column, vector, x), finish, [vector.zero], abreast=2))
+        _add_to(vector, c, _emit_sandwich(vector, factors, _columns(vector, x), finish, [vector.zero], abreast=2))
         return context.get_dummy_value()
 
     return types.none(name, source, target, places, bias, floor, check, types.intp), codegen
 
 
-def _column(vector, x, j, size):
-    """Column j of X, from the top down"""
+def _columns(vector, x):
+    """column(j, n): the n vectors of column j of X, from the top down"""
     builder = vector.builder
-    top = x.at(unknown(builder, builder.mul(j, x.steps[1])))
-    return [vector.load(place, None) for place in _line(top, builder, x.steps[0], size)]
 
+    def column(j, n):
+        top = x.at(unknown(builder, builder.mul(j, x.steps[1])))
+        return [vector.load(place, None) for place in _line(top, builder, x.steps[0], n)]
 
-def _unpooled_column(vector, x, places, skipped, j, size):
-    """The same, where of each 2x2 pixels x has one and places says which"""
-    builder, (above, before) = vector.builder, skipped
-    j = builder.add(j, before)
-    is_right, four = builder.and_(j, I64(1)), builder.lshr(j, I64(1))
-    rank = builder.add(builder.mul(above, I64(2)), is_right)
-    ranks = [builder.trunc(each, I8) for each in (rank, builder.xor(rank, I64(2)))]    # in rows 0, 2, ... and 1, 3, ...
-    column = []
-    for i in range(size):
-        down = builder.add(I64(i // 2), above) if i % 2 else I64(i // 2)
-        place, its_rank = (each.at(unknown(builder, builder.mul(four, each.steps[1])), builder.mul(down, each.steps[0]))
-                           for each in (x, places))
-        column.append(vector.load_where(place, its_rank, ranks[i % 2]))
     return column
 
 
-def _emit_sandwich(vector, factors, column_of, receive, values, abreast=1):
+def _unpooled_columns(vector, x, places, skipped):
+    """The same, where of each 2x2 pixels x has one, and places says which."""
+    builder, (above, before) = vector.builder, skipped
+
+    def column(j, n):
+        j = builder.add(j, before)
+        four, is_right = builder.lshr(j, I64(1)), builder.and_(j, I64(1))
+        upper = builder.add(builder.mul(above, I64(2)), is_right)
+        ranks = [builder.trunc(rank, I8) for rank in (upper, builder.xor(upper, I64(2)))]      # in every second row
+        values = []
+        for i in range(n):
+            down = builder.add(I64(i // 2), above) if i % 2 else I64(i // 2)
+            at = (each.at(unknown(builder, builder.mul(four, each.steps[1])), builder.mul(down, each.steps[0]))
+                  for each in (x, places))
+            values.append(vector.load_where(*at, ranks[i % 2]))
+        return values
+
+    return column
+
+
+def _emit_sandwich(vector, factors, columns, receive, values, abreast=1):
     """values = receive(i, [row i of M X M^T], values) for each i; with several abreast, the i-th so many rows
 
-    column_of(j, Q) is column j of X.
+    columns: as _columns gives them.
 
     M X goes column by column to the stack, and (M X) M^T comes from there row by row. All at once would be 36 vectors,
     more than there are registers: where these are 16 of 32 bytes, LLVM's code took three times as long. (Column by
@@ -268,7 +275,7 @@ def _emit_sandwich(vector, factors, column_of, receive, values, abreast=1):
         return functools.reduce(lambda values, factor: _combine(vector, factor, values), factors[::-1], values)
 
     def column(j, _):
-        for p, value in enumerate(multiply(column_of(j, Q))):
+        for p, value in enumerate(multiply(columns(j, Q))):
             at = builder.mul(builder.add(j, I64(p * Q)), I64(vector.lanes))
             vector.store(value, builder.gep(between, [at]), None)
         return []
