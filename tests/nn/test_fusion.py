@@ -70,6 +70,17 @@ def test_groups(groups):
     assert_same_bits(model, images(2, 9, 10, 8))
 
 
+@given(channels=st.sampled_from([3, 16, 40]), hw=st.tuples(*[st.integers(2, 40)] * 2), relu=st.booleans(),
+       dtype=st.sampled_from([np.float32, np.float64]))
+def test_normalisation_relu_pooling(channels, hw, relu, dtype):
+    model = nn.Sequential(nn.BatchNorm2d(channels), *[nn.ReLU()] * relu, nn.MaxPool2d(2)).astype(dtype)
+    model[0].weight.data[...] = np.linspace(-1, 2, channels)
+    model[0].bias.data[...] = np.linspace(2, -2, channels)
+    x = images(2, *hw, channels, dtype)
+    for together, alone in zip(results(lambda model, x: model(x), model, x), results(one_by_one, model, x), strict=True):
+        np.testing.assert_array_equal(together, alone)
+
+
 def test_normalisation_in_training_stays_itself():
     model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU())
     x = images(2, 12, 12, 3)
@@ -128,6 +139,10 @@ def test_what_does_not_join():
     assert kinds(conv, nn.MaxPool2d((2, 2), stride=(2, 2)), nn.ReLU()) == [nn.Conv2d, nn.ReLU]
     assert kinds(nn.ConvTranspose2d(3, 8, 4), nn.ReLU(), nn.MaxPool2d(2)) == [nn.ConvTranspose2d, nn.MaxPool2d]
     assert kinds(nn.Dense(3, 8), nn.ReLU()) == [nn.Dense, nn.ReLU]
+    norm = nn.BatchNorm2d(8)
+    assert kinds(conv, norm, nn.ReLU(), nn.MaxPool2d(2)) == [nn.Conv2d, nn.BatchNorm2d]
+    assert kinds(norm, nn.MaxPool2d(3)) == [nn.BatchNorm2d, nn.MaxPool2d]
+    assert kinds(norm.eval(), nn.ReLU(), nn.MaxPool2d(2)) == [nn.BatchNorm2d, nn.MaxPool2d]
 
 
 @pytest.mark.parametrize("channels", [WINOGRAD, DIRECT])
@@ -153,6 +168,18 @@ def test_gradients_of_gradients(layers):
 
     def square(x, w, b):
         y = layer(x, parameters=(w, b), **options)
+        return (y * y).sum()
+
+    tn.gradcheck(square, [x, layer.weight, layer.bias])
+    tn.gradgradcheck(square, [x, layer.weight, layer.bias])
+
+
+def test_gradients_of_gradients_through_normalisation_relu_pooling():
+    layer = nn.BatchNorm2d(2).astype(np.float64)
+    x = images(2, 5, 4, 2, np.float64)
+
+    def square(x, w, b):
+        y = tn.batch_norm(x, w, b, relu=True, pool=True)
         return (y * y).sum()
 
     tn.gradcheck(square, [x, layer.weight, layer.bias])

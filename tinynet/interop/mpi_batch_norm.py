@@ -23,6 +23,7 @@ import numpy as np
 from tinynet import nn, team
 from tinynet.autograd import GraphError, is_recording
 from tinynet.kernels.normalization import Sums
+from tinynet.kernels.pooling import Unpooled
 from tinynet.ops.normalization import Moments
 from tinynet.typing import Array
 
@@ -55,7 +56,8 @@ class MomentsOfAllRanks(Moments):
         mean = (self.shares * means).sum(0)
         return int(total[0, 0]), mean, (self.shares * (variances + (means - mean) ** 2)).sum(0)
 
-    def sums(self, gy: Array, x: Array, w: Array | None, b: Array | None = None, relu: bool = False) -> Sums:
+    def sums(self, gy: Array | Unpooled, x: Array, w: Array | None, b: Array | None = None,
+             relu: bool = False) -> Sums:
         if is_recording():
             raise GraphError("batch_norm: gradients of gradients (create_graph=True) don't go through batch "
                              "normalisation that is synchronised over ranks; use a model without it")

@@ -14,6 +14,7 @@ The gradient, with A the mean over a group:  gx = rstd (w gy - A(w gy) - xh A(w 
 
 A ReLU behind it, max(y, 0), is done in the same passes: `relu=True`. Backward then asks for y's sign. It computes
 y again from x, which it reads anyway, by the very function that forward uses: that is faster than reading y.
+And so is 2x2 max-pooling behind batch norm: y is written pooled, and gy read as pooling left it (pooling.Unpooled).
 
 So forward reads x twice (moments; standardize) and backward x and gy twice (gradient_sums; input_gradient).
 Sums run position by position with all channels side by side, in chunks that the shape alone decides: of a few
@@ -26,8 +27,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, room_for
+from tinynet.kernels.pooling import NO_PLACES, Unpooled, best_of_four, stored, unpool_run, whole
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array, Shape
 
@@ -66,6 +69,21 @@ def normalize(x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | No
     return y
 
 
+def normalize_pooled(x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | None,
+                     relu: bool = False) -> tuple[Array, Array]:
+    """The largest of each 2x2 pixels of normalize(...) of images x (N, H, W, C) as one sample, and which of the four.
+
+    mean and rstd are (1, C).
+    """
+    n, h, width, c = x.shape
+    y = empty((n, h // 2, width // 2, c), x.dtype)
+    places = empty(y.shape, np.uint8)
+    w, b = (_or_constant(each, value, x.reshape(1, -1, c)) for each, value in ((w, 1), (b, 0)))
+    x = np.ascontiguousarray(x)
+    standardize_pooled(x, mean, rstd, w, b, relu, y, places, numba.get_num_threads(), none_taken())
+    return y, places
+
+
 class Sums(NamedTuple):
     """What all gradients of a normalisation are made of, summed in one reading of x and gy; float64."""
 
@@ -75,20 +93,21 @@ class Sums(NamedTuple):
     weight: np.ndarray  # (C,): sum of gy xh, the gradient of w
 
 
-def sums_of_gradient(gy: Array, x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | None = None,
+def sums_of_gradient(gy: Array | Unpooled, x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | None = None,
                      relu: bool = False) -> Sums:
-    """The Sums of gy and x, both (N, S, C); with relu, of gy where y > 0."""
+    """The Sums of gy and x, both (N, S, C); with relu, of gy where y > 0. Of one sample, gy may be Unpooled."""
     n, s, c = x.shape
     groups = mean.shape[1]
     by_group = np.empty((2, n, chunks(x.shape)[1], groups))
     by_channel = np.empty((2, *chunks(x.shape), c))
     w, b = _or_constant(w, 1, x), _or_constant(b, 0, x)
     threads = numba.get_num_threads()
-    gradient_sums(_flat(gy), _flat(x), mean, rstd, w, b, relu, by_group, by_channel, threads, none_taken())
+    gradient_sums(*_run(gy), _flat(x), mean, rstd, w, b, relu, by_group, by_channel, threads, none_taken())
     found = *by_group.sum(axis=2) / (s * c // groups), *by_channel.sum(axis=(1, 2))
 
     def wide():
-        wide_gy, wide_x, wide_w, wide_b = (each.astype(np.float64) for each in (gy, x, w, b))
+        whole_gy = whole(gy).reshape(x.shape)
+        wide_gy, wide_x, wide_w, wide_b = (each.astype(np.float64) for each in (whole_gy, x, w, b))
         return sums_of_gradient(wide_gy, wide_x, mean, rstd, wide_w, wide_b, relu)
 
     return Sums(*_or_wide(found, x, wide))
@@ -101,13 +120,13 @@ def _or_wide(found, x, wide):
     return tuple(np.where(np.isfinite(each), each, other) for each, other in zip(found, wide(), strict=True))
 
 
-def normalize_gradient(gy: Array, x: Array, mean: Array, rstd: Array, w: Array | None, sums: Sums,
+def normalize_gradient(gy: Array | Unpooled, x: Array, mean: Array, rstd: Array, w: Array | None, sums: Sums,
                        b: Array | None = None, relu: bool = False) -> Array:
-    """gx = rstd (w gy - A(w gy) - xh A(w gy xh)); with relu, gy counts where y > 0."""
+    """gx = rstd (w gy - A(w gy) - xh A(w gy xh)); with relu, gy counts where y > 0. gy: as sums_of_gradient's."""
     gx = empty(x.shape, x.dtype)
     w, b, tasks = _or_constant(w, 1, x), _or_constant(b, 0, x), chunks(x.shape)
     input_gradient(
-        _flat(gy), _flat(x), mean, rstd, w, b, relu, sums.gradient, sums.correlation, tasks, _flat(gx),
+        *_run(gy), _flat(x), mean, rstd, w, b, relu, sums.gradient, sums.correlation, tasks, _flat(gx),
         numba.get_num_threads(), none_taken(),
     )
     return gx
@@ -116,6 +135,14 @@ def normalize_gradient(gy: Array, x: Array, mean: Array, rstd: Array, w: Array |
 def _flat(x):
     """(N, S, C) as (N, S*C)"""
     return np.ascontiguousarray(x).reshape(len(x), x.shape[1] * x.shape[2])
+
+
+def _run(gy):
+    """gy for the kernels: (pixels, places, (H, W)) of Unpooled ones; or without places (1, 1, N, S*C)."""
+    if isinstance(gy, Unpooled):
+        return *stored(gy), gy.hw
+    flat = _flat(gy)
+    return flat.reshape(1, 1, *flat.shape), NO_PLACES, (1, 1)
 
 
 def _or_constant(w, value, x):
@@ -253,8 +280,43 @@ def standardize(x, mean, rstd, w, b, relu, tasks, y, lanes, taken):
 
 
 @kernel
-def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, taken):
-    """Sums of gy and gy xh: weighted with w by (sample, chunk, group), plain by (task, channel)."""
+def standardize_pooled(x, mean, rstd, w, b, relu, y, places, lanes, taken):
+    """As standardize, of each 2x2 pixels the largest. A task is a row of y."""
+    N, rows, columns, C = y.shape
+    length = 2 * columns * C
+    floor = x.dtype.type(0 if relu else -np.inf)
+    for _ in prange(lanes):
+        L, ones = side_by_side(C, 2 * columns) * C, np.ones(C)
+        m, scale, bias = room_for(L, x), room_for(L, x), room_for(L, x)
+        spread(mean[0], ones, m)
+        spread(rstd[0], w, scale)
+        repeat(b, C, bias)
+        upper, lower = room_for(length, x), room_for(length, x)
+        task = take(taken)
+        while task < N * rows:
+            n, i = task // rows, task % rows
+            _standardize_row(flattened(x[n, 2 * i]), (m, scale, bias), upper)
+            _standardize_row(flattened(x[n, 2 * i + 1]), (m, scale, bias), lower)
+            best = flattened(y[n, i])
+            best_of_four(upper, lower, best, flattened(places[n, i]), C)
+            for k in range(len(best)):
+                best[k] = floor if floor > best[k] else best[k]
+            task = take(taken)
+
+
+@inner
+def _standardize_row(x, line, y):
+    """y = (x - m) scale + bias with line = (m, scale, bias), for as much of a row as y has room for"""
+    m, scale, bias = line
+    for i in range(0, len(y), len(m)):
+        row, out = x[i : min(i + len(m), len(y))], y[i : min(i + len(m), len(y))]
+        for c in range(len(row)):
+            out[c] = affine(row[c], m[c], scale[c], bias[c])
+
+
+@kernel
+def gradient_sums(gy, places, hw, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, taken):
+    """Sums of gy and gy xh: weighted with w by (sample, chunk, group), plain by (task, channel); gy: see _run"""
     _, T, P, C = by_channel.shape
     N, S = x.shape[0], x.shape[1] // C
     G = mean.shape[1]
@@ -264,7 +326,7 @@ def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, ta
         s1, s2 = np.empty(L), np.empty(L)
         few1, few2 = np.zeros(L, x.dtype), np.zeros(L, x.dtype)
         m, scale, bias = room_for(L, x), room_for(L, x), room_for(L, x)
-        gated = room_for(L, x)
+        gated, unpooled = room_for(L, x), room_for(RUN * L if places.size else 0, x)
         repeat(b, C, bias)
         task = take(taken)
         while task < T * P:
@@ -280,7 +342,8 @@ def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, ta
                 begin, stop = p * S // P * C, (p + 1) * S // P * C
                 for first in range(begin, stop, RUN * L):
                     last = min(first + RUN * L, stop)
-                    _add_products(gy[n, first:last], x[n, first:last], (m, scale, bias), relu, gated, few1, few2)
+                    g = _part(gy, places, hw, n, first, last, unpooled)
+                    _add_products(g, x[n, first:last], (m, scale, bias), relu, gated, few1, few2)
                     move(few1, s1)
                     move(few2, s2)
                 fold(s1, C)
@@ -294,6 +357,15 @@ def gradient_sums(gy, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, ta
                 total1 += s1[:C]
                 total2 += s2[:C]
             task = take(taken)
+
+
+@inner
+def _part(gy, places, hw, n, first, last, unpooled):
+    """gy[n, first:last], gy being given as _run says"""
+    if places.size:
+        unpool_run(gy, places, hw, first // gy.shape[3], unpooled[: last - first])
+        return unpooled[: last - first]
+    return gy[0, 0, n, first:last]
 
 
 @inner
@@ -317,8 +389,8 @@ def _add_products(gy, x, line, relu, gated, sum1, sum2):
 
 
 @kernel
-def input_gradient(gy, x, mean, rstd, w, b, relu, gradient, correlation, tasks, gx, lanes, taken):
-    """gx = a gy - q (x - mean) - r  with  a = rstd w,  q = rstd^2 correlation,  r = rstd gradient."""
+def input_gradient(gy, places, hw, x, mean, rstd, w, b, relu, gradient, correlation, tasks, gx, lanes, taken):
+    """gx = a gy - q (x - mean) - r  with  a = rstd w,  q = rstd^2 correlation,  r = rstd gradient; gy: see _run"""
     C = len(w)
     N, S = x.shape[0], x.shape[1] // C
     T, P = tasks
@@ -327,6 +399,7 @@ def input_gradient(gy, x, mean, rstd, w, b, relu, gradient, correlation, tasks, 
         L, ones = side_by_side(C, S) * C, np.ones(C)
         m, a, bias = room_for(L, x), room_for(L, x), room_for(L, x)
         q, r = room_for(L, x), room_for(L, x)
+        unpooled = room_for(L if places.size else 0, x)
         repeat(b, C, bias)
         task = take(taken)
         while task < T * P:
@@ -339,7 +412,8 @@ def input_gradient(gy, x, mean, rstd, w, b, relu, gradient, correlation, tasks, 
                 stop = (p + 1) * S // P * C
                 for i in range(p * S // P * C, stop, L):
                     j = min(i + L, stop)
-                    row, g_row, out = x[n, i:j], gy[n, i:j], gx[n, i:j]
+                    row, out = x[n, i:j], gx[n, i:j]
+                    g_row = _part(gy, places, hw, n, i, j, unpooled)
                     if relu:
                         for c in range(len(row)):
                             value = g_row[c]

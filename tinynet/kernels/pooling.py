@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numba import config, types
+from numba.extending import intrinsic
 
-from tinynet.kernels.emit import flattened
+from tinynet.kernels.emit import VECTOR_BYTES, Operand, Vector, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
 from tinynet.kernels.tasks import none_taken, take
@@ -227,25 +229,67 @@ def give_to_four(g, at, upper, lower, C):
             lower[there + C + c] = v if k == 3 else zero
 
 
-@inner
-def unpool_row(pixels, places, n, h, row):
-    """row = row h of image n of those that Unpooled(pixels, places, ...) means"""
-    _, H, W, C = pixels.shape
-    zero = pixels.dtype.type(0)
-    covered = 2 * W * C if h < 2 * H else 0
-    for i in range(covered, len(row)):
-        row[i] = zero
-    if covered == 0:
-        return
-    g, at = flattened(pixels[n, h // 2]), flattened(places[n, h // 2])
-    left, right = np.uint8(h % 2 * 2), np.uint8(h % 2 * 2 + 1)
-    for j in range(W):
-        here, there = j * C, 2 * j * C
-        for c in range(C):
-            k, v = at[here + c], g[here + c]
-            row[there + c] = v if k == left else zero
-            row[there + C + c] = v if k == right else zero
+# ---- Unpooled images, read without being written ------------------------------------------------------------
 
+@inner
+def unpool_run(pixels, places, hw, position, run):
+    """run = the pixels from a position on, counted through all rows of all images, of Unpooled(pixels, places, hw)"""
+    H, W = hw
+    C = pixels.shape[3]
+    n, h, w = position // (H * W), position // W % H, position % W
+    done = 0
+    while done < len(run):
+        count = min((W - w) * C, len(run) - done)
+        unpool_row(pixels, places, n, h, w, run[done : done + count])
+        done += count
+        h, w = h + 1, 0
+        if h == H:
+            n, h = n + 1, 0
+
+
+@inner
+def unpool_row(pixels, places, n, h, w, row):
+    """row = the pixels from (n, h, w) on"""
+    _, rows, columns, C = pixels.shape
+    flat, at = flattened(pixels), flattened(places)
+    lanes = VECTOR_BYTES // row.itemsize
+    whole = C // lanes * lanes
+    covered = min(len(row), (2 * columns - w) * C) if h < 2 * rows else 0
+    for i in range(max(0, covered), len(row)):
+        row[i] = 0
+    for i in range(0, covered, C):
+        here, wanted = ((n * rows + h // 2) * columns + w // 2) * C, np.uint8(h % 2 * 2 + w % 2)
+        for c in range(0, whole, lanes):
+            put_where((flat, here + c), (at, here + c), wanted, (row, i + c))
+        for c in range(whole, C):
+            row[i + c] = flat[here + c] if at[here + c] == wanted else 0
+        w += 1
+
+
+@intrinsic
+def _put_where(typing, values, places, wanted, target):
+    """target = a vector of the values where their places are the one that is wanted, and else 0: all (array, offset)"""
+    signature = types.none(values, places, wanted, target)
+
+    def codegen(context, builder, signature, arguments):
+        x, at, y = (Operand(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 3))
+        vector = Vector(builder, signature.args[0][0].dtype)
+        vector.store(vector.load_where(x.at(), at.at(), arguments[2]), y.at(), None)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _put_where_numpy(values, places, wanted, target):
+    lanes = VECTOR_BYTES // values[0].itemsize
+    x, at, y = (array[offset:][:lanes] for array, offset in (values, places, target))
+    y[...] = np.where(at == wanted, x, 0)
+
+
+put_where = _put_where_numpy if config.DISABLE_JIT else _put_where
+
+
+# ---- Places to read -----------------------------------------------------------------------------------------
 
 @kernel
 def gather(x, place, KH, KW, sh, sw, top, left, y):

@@ -121,7 +121,7 @@ def _add_part(x, y, places, y_hw, parts, p, o, columns, is_narrow, at_once, scra
             if places.size:
                 pixels, at = unpooled, 0
                 for k in range(count):
-                    unpool_row(y, places, n, i + k, unpooled[k * OW * O:(k + 1) * OW * O])
+                    unpool_row(y, places, n, i + k, STAY, unpooled[k * OW * O:(k + 1) * OW * O])
             _add_rows((count, OW, O), here, (pixels, at), sums, window, o, columns, is_narrow, panels)
 
 

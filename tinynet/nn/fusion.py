@@ -4,7 +4,7 @@ The arithmetic of batch normalisation, ReLU and pooling is next to nothing, but 
 images. It fits into the last step of the layer before, where a pixel is at hand anyway:
 
     Conv2d, ConvTranspose2d    then  [BatchNorm2d]  [ReLU]  [MaxPool2d(2), after a Conv2d]
-    BatchNorm2d                then                 [ReLU]
+    BatchNorm2d                then                 [ReLU]  [MaxPool2d(2), in training]
 
 A BatchNorm2d joins in where it is a fixed factor and shift for each channel, in evaluation, and where nobody will ask
 for gradients: it then goes into the convolution's weight and bias, which changes the last digits; kernels/prepared.py
@@ -31,7 +31,7 @@ from tinynet.shapes import pair
 FOLLOWERS = {
     Conv2d: (BatchNorm2d, ReLU, MaxPool2d),
     ConvTranspose2d: (BatchNorm2d, ReLU),
-    BatchNorm2d: (ReLU,),
+    BatchNorm2d: (ReLU, MaxPool2d),
 }
 
 
@@ -61,7 +61,8 @@ def _joins(layer, follower):
     if type(follower) is MaxPool2d:
         stride = follower.kernel_size if follower.stride is None else follower.stride
         sizes = [pair(size, "MaxPool2d", "window") for size in (follower.kernel_size, stride)]
-        return sizes == [(2, 2), (2, 2)] and follower.padding == 0
+        return sizes == [(2, 2), (2, 2)] and follower.padding == 0 and not (
+            type(layer) is BatchNorm2d and not layer.training)
     return True
 
 
@@ -70,7 +71,7 @@ def _options(layer, found):
     if not found:
         return {}
     if type(layer) is BatchNorm2d:
-        return {"relu": True}
+        return {"relu": ReLU in found, "pool": MaxPool2d in found}
     options = {"then": Then(relu=ReLU in found, pool=MaxPool2d in found)}
     if BatchNorm2d in found:
         options["parameters"] = _normalized(layer, found[BatchNorm2d])
@@ -84,7 +85,7 @@ def joined(layer: Module, options: dict[str, Any]) -> str:
     >>> [joined(*step) for step in steps([nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Sigmoid()])]
     ['Conv2d+ReLU+MaxPool2d', 'Sigmoid']
     """
-    then = options.get("then", Then(relu=options.get("relu", False)))
+    then = options.get("then", Then(options.get("relu", False), options.get("pool", False)))
     done = {BatchNorm2d: "parameters" in options, ReLU: then.relu, MaxPool2d: then.pool}
     kinds = [type(layer), *(kind for kind in FOLLOWERS.get(type(layer), ()) if done[kind])]
     return "+".join(kind.__name__ for kind in kinds)

@@ -284,10 +284,10 @@ class BatchNorm2d(Module):
         self.running_var = np.ones(num_features, np.float32)
         self.measure = Moments  # interop.mpi_batch_norm has one that measures the batches of several processes
 
-    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        """relu: max(y, 0) in the same passes over memory."""
+    def forward(self, x: Tensor, relu: bool = False, pool: bool = False) -> Tensor:
+        """relu: max(y, 0), pool: the largest of each 2x2 pixels, both in the same passes over memory."""
         return ops.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training,
-                              self.momentum, self.eps, relu=relu, measure=self.measure)
+                              self.momentum, self.eps, relu=relu, pool=pool, measure=self.measure)
 
 
 class GroupNorm(Module):

@@ -26,10 +26,9 @@ from typing import NamedTuple
 
 from tinynet.autograd import Op
 from tinynet.kernels import convolution as kernels
-from tinynet.kernels.pooling import Unpooled
 from tinynet.kernels.reduction import sum_rows
 from tinynet.ops.activation import ReluGrad
-from tinynet.ops.pooling import MaxPoolGrad, Window
+from tinynet.ops.pooling import MaxPoolGrad, two_by_two
 from tinynet.shapes import Geometry, conv2d_shapes, conv_transpose2d_shapes
 from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
 from tinynet.typing import Array, Padding, Pair, Shape
@@ -71,15 +70,10 @@ class Gather(Op):
         needs_x, needs_w, needs_b = self.needs
         gz, known = _through_relu(self, gy, sums=needs_b) if self.then.relu else (gy, None)
         gb = PixelSum(known)(gz) if needs_b else None  # before pooling there are only zeros more to add up
-        unpool = self._unpooling(gz.shape) if self.then.pool else None
+        unpool = two_by_two(self.places, (*gz.shape[:1], *self.out_hw, *gz.shape[3:])) if self.then.pool else None
         gx = Scatter(self.geometry, self.x_hw, unpool=unpool)(gz, self.w) if needs_x else None
         gw = WeightGradient(self.geometry, self.w_hw, unpool)(self.x, gz) if needs_w else None
         return gx, gw, gb
-
-    def _unpooling(self, pooled):
-        """What brings a gradient back to where the largest pixels stood."""
-        images, *half, channels = pooled
-        return MaxPoolGrad(Window((2, 2), (2, 2), (0, 0), tuple(half)), self.places, (images, *self.out_hw, channels))
 
 
 class Scatter(Op):
@@ -96,7 +90,7 @@ class Scatter(Op):
         self.keeps = ("y", "w", "output") if relu else ("y", "w")
 
     def forward(self, y: Array, w: Array, b: Array | None = None) -> Array:
-        images = _unpooled(y, self.unpool)
+        images = y if self.unpool is None else self.unpool.unwritten(y)
         self.y_hw, self.w_hw = images.shape[1:3], w.shape[:2]
         return kernels.scatter(images, w, b, self.geometry, self.out_hw, self.relu)
 
@@ -121,7 +115,7 @@ class WeightGradient(Op):
         self.geometry, self.kernel_hw, self.unpool = geometry, kernel_hw, unpool
 
     def forward(self, x: Array, y: Array) -> Array:
-        images = _unpooled(y, self.unpool)
+        images = y if self.unpool is None else self.unpool.unwritten(y)
         self.x_hw, self.y_hw = x.shape[1:3], images.shape[1:3]
         return kernels.weight_gradient(x, images, self.geometry, self.kernel_hw)
 
@@ -134,13 +128,8 @@ class WeightGradient(Op):
         return gx, gy
 
 
-def _unpooled(y, unpool):
-    """y as images for the kernels."""
-    return y if unpool is None else Unpooled(y, unpool.places, unpool.x_shape[1:3])
-
-
 def _pooled(gradient, unpool):
-    """What the gradient of such images is for y itself."""
+    """The gradient of images, as that of the pixels that are unpooled to them."""
     return gradient if unpool is None else unpool.backward(gradient)
 
 

@@ -30,7 +30,9 @@ import numpy as np
 
 from tinynet.autograd import Op, is_dry_run, is_recording
 from tinynet.kernels import normalization as kernels
+from tinynet.kernels.pooling import Unpooled
 from tinynet.ops.activation import ReluGrad
+from tinynet.ops.pooling import MaxPoolGrad, two_by_two
 from tinynet.shapes import integer
 from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
 from tinynet.typing import Array, Shape
@@ -47,8 +49,10 @@ class Moments:
     def measure(self, x: Array) -> tuple[int, Array, Array]:
         return x[0].size // self.groups if len(x) else 0, *kernels.statistics(x, self.groups)
 
-    def sums(self, gy: Array, x: Array, w: Array | None, b: Array | None = None, relu: bool = False) -> kernels.Sums:
-        gy, x = gy.reshape(self.layout), x.reshape(self.layout)
+    def sums(self, gy: Array | Unpooled, x: Array, w: Array | None, b: Array | None = None,
+             relu: bool = False) -> kernels.Sums:
+        gy = gy if isinstance(gy, Unpooled) else gy.reshape(self.layout)
+        x = x.reshape(self.layout)
         return kernels.sums_of_gradient(gy, x, self.mean, self.rstd, _flat(w), _flat(b), relu)
 
 
@@ -56,6 +60,7 @@ class Normalize(Op):
     """y = w xh + b;  gx = J(w gy),  gw = sum gy xh,  gb = sum gy.  With relu: max(y, 0), and gy where y > 0
 
     layout: the (N, S, C) that x, of whatever shape, is taken as; w and b are C numbers in the shape of x's last axes.
+    pool: of images, of each 2x2 pixels the largest, and gy where they stood.
     """
 
     keeps = ("x", "w", "b")
@@ -63,27 +68,42 @@ class Normalize(Op):
     w = b = None
 
     def __init__(self, layout: Shape, groups: int, eps: float, moments: Moments | None = None, relu: bool = False,
-                 measure: Callable[..., Moments] = Moments) -> None:
+                 pool: bool = False, measure: Callable[..., Moments] = Moments) -> None:
         self.layout, self.groups, self.eps, self.moments = layout, groups, eps, moments
-        self.relu, self.measure = relu, measure
+        self.relu, self.pool, self.measure = relu, pool, measure
 
     def forward(self, x: Array, w: Array | None = None, b: Array | None = None) -> Array:
         if self.moments is None:
             self.moments = self.measure(x.reshape(self.layout), self.groups, self.eps)
-        return _normalized(x, self.layout, self.moments.mean, self.moments.rstd, w, b, self.relu)
+        mean, rstd = self.moments.mean, self.moments.rstd
+        if not self.pool:
+            return _normalized(x, self.layout, mean, rstd, w, b, self.relu)
+        y, places = kernels.normalize_pooled(x, mean, rstd, w, b, self.relu)
+        if any(self.needs):
+            self.places = places
+        return y
+
+    def output_shape(self, x: Shape, w: Shape = (), b: Shape = ()) -> Shape:
+        return (x[0], x[1] // 2, x[2] // 2, x[3]) if self.pool else x
 
     def backward(self, gy: Tensor) -> Gradients:
         x, w, moments = self.x, self.w, self.moments
-        relu = ()
+        relu, unpool = (), two_by_two(self.places, x.shape) if self.pool else None
+        if unpool and is_recording():
+            gy, unpool = unpool(gy), None
         if self.relu and is_recording():  # the gradients' own gradients know nothing of a ReLU: a step before them
             gy = _gated(gy, self.layout, moments.mean, moments.rstd, x, w, self.b)
         elif self.relu:
             relu = _array(self.b), True
-        sums = moments.sums(gy.array, x.array, _array(w), *relu)
-        gx = InputGradient(moments, sums, relu)(x, gy, *_given(w)) if self.needs[0] else None
+        sums = moments.sums(_images(gy.array, unpool), x.array, _array(w), *relu)
+        gx = InputGradient(moments, sums, relu, unpool)(x, gy, *_given(w)) if self.needs[0] else None
         gw = WeightGradient(moments, sums, w.shape)(x, gy) if self.needs[1] else None
         gb = BiasGradient(sums, w.shape)(gy) if self.needs[2] else None
         return gx, gw, gb
+
+
+def _images(gy, unpool):
+    return gy if unpool is None else unpool.unwritten(gy)
 
 
 def _given(*tensors):
@@ -119,14 +139,16 @@ class InputGradient(Op):
     w = None
 
     def __init__(self, moments: Moments, sums: kernels.Sums | None = None,
-                 relu: tuple[Array | None, bool] | tuple[()] = ()) -> None:
-        self.moments, self.sums, self.relu = moments, sums, relu  # relu: (b, True) if a ReLU's gradient comes first
+                 relu: tuple[Array | None, bool] | tuple[()] = (), unpool: MaxPoolGrad | None = None) -> None:
+        self.moments, self.sums = moments, sums
+        self.relu, self.unpool = relu, unpool  # (b, True) if a ReLU's gradient comes first; pooling's, if that does
 
     def forward(self, x: Array, gy: Array, w: Array | None = None) -> Array:
         moments, layout = self.moments, self.moments.layout
         sums = self.sums or moments.sums(gy, x, w)
         b, relu = self.relu or (None, False)
-        gy, rows, w, b = gy.reshape(layout), x.reshape(layout), _flat(w), _flat(b)
+        gy = gy.reshape(layout) if self.unpool is None else self.unpool.unwritten(gy)
+        rows, w, b = x.reshape(layout), _flat(w), _flat(b)
         return kernels.normalize_gradient(gy, rows, moments.mean, moments.rstd, w, sums, b, relu).reshape(x.shape)
 
     def backward(self, v: Tensor) -> Gradients:
@@ -219,7 +241,7 @@ def _as_one(shape):
 
 def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None, running_mean: Array | None = None,
                running_var: Array | None = None, training: bool = True, momentum: float = 0.1, eps: float = 1e-5,
-               relu: bool = False, measure: Callable[..., Moments] = Moments) -> Tensor:
+               relu: bool = False, pool: bool = False, measure: Callable[..., Moments] = Moments) -> Tensor:
     """Each channel normalised over the whole batch.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
@@ -231,6 +253,7 @@ def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None
     training: mean and (biased) variance are those of the batch, over all axes but the last; the running ones,
     if given, are updated in place: running += momentum (batch's - running), with the unbiased variance.
     Otherwise the running ones are used. relu: max(y, 0) in place of y, made in the same passes over memory.
+    pool: of images, and in training alone, the largest of each 2x2 pixels of that, in these passes, too.
     measure: what takes the batch's statistics, for a batch that is only a part (interop.mpi_batch_norm).
 
     x: (..., C), two axes or more; weight, bias: (C,) or None; running_mean, running_var: ndarrays (C,), both
@@ -260,13 +283,16 @@ def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None
             f"{op}: x of shape {x.shape} has {count} value(s) per channel, but the variance of a batch needs "
             "two or more; take a larger batch, or training=False"
         )
+    if pool and (x.ndim != 4 or min(x.shape[1:3]) < 2 or not training):
+        raise ValueError(f"{op}: x has the shape {x.shape}, but pooling takes images (N, H, W, C) of 2 x 2 pixels at "
+                         "least, and is done in training alone; call max_pool2d on the result")
     if not training:  # copies of the statistics: a backward pass may come after their next update
         mean, rstd = (
             running_mean.astype(np.float64),
             _reciprocal_deviation(running_var.astype(np.float64), eps),
         )
         return Standardize(mean, rstd, relu)(x, *parameters)
-    normalize = Normalize(_as_one(x.shape), channels, eps, relu=relu, measure=measure)
+    normalize = Normalize(_as_one(x.shape), channels, eps, relu=relu, pool=pool, measure=measure)
     y = normalize(x, *parameters)
     if running_mean is not None and not is_dry_run():
         mean, var, count = normalize.moments.mean[0], normalize.moments.var[0], normalize.moments.count
