@@ -18,7 +18,7 @@ small = st.integers(0, 2)
 
 
 def check(x_shape, w_shape, padding, dtype):
-    """gather as conv2d takes it, scatter as conv_transpose2d does"""
+    """gather and the weight gradient as conv2d takes them, scatter as conv_transpose2d does"""
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, w_shape))
     b = rng.standard_normal(w_shape[3]).astype(dtype)
@@ -32,6 +32,10 @@ def check(x_shape, w_shape, padding, dtype):
         y = convolution.gather(x, w, b, geometry, tuple(out))
         assert y.dtype == dtype
         np.testing.assert_allclose(y, naive.gather(x64, w64, b64, geometry, out), rtol=0, atol=tolerance)
+        gw = few_outputs.weight_gradient(x, y, (padding[0][0], padding[1][0]), w_shape[:2])
+        expected = naive.weight_gradient(x64, y.astype(np.float64), geometry, w_shape[:2])
+        assert gw.dtype == dtype and gw.flags.c_contiguous
+        np.testing.assert_allclose(gw, expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max(initial=0)))
     if min(wide) > 0:
         y = convolution.scatter(x, np.ascontiguousarray(w.swapaxes(2, 3)), b, geometry, tuple(wide))
         expected = naive.scatter(x64, w64.swapaxes(2, 3), b64, geometry, wide)
@@ -68,6 +72,23 @@ def test_nan_and_inf_reach_their_window_and_no_further(bad):
     assert wrong[16:19, 3:6].all() and wrong.sum() == 3 * 3 * 2
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_inf_reach_their_weights_and_no_further(bad):
+    """x's corner meets the taps within y alone, y's pixel all taps of its own output."""
+    x, y, how = np.ones((1, 20, 9, 16)), np.ones((1, 20, 9, 2)), Geometry(padding=((1, 1), (1, 1)))
+    x[0, 0, 0, 5] = bad
+    wrong = ~np.isfinite(convolution.weight_gradient(x, y, how, (3, 3)))
+    assert wrong[:2, :2, 5].all() and wrong.sum() == 2 * 2 * 2
+    x[0, 0, 0, 5], y[0, 3, 4, 1] = 1, bad
+    wrong = ~np.isfinite(convolution.weight_gradient(x, y, how, (3, 3)))
+    assert wrong[..., 1].all() and not wrong[..., 0].any()
+
+
+def test_no_images_have_the_gradient_zero():
+    gw = few_outputs.weight_gradient(np.zeros((0, 5, 5, 16)), np.zeros((0, 3, 3, 2)), (0, 0), (3, 3))
+    np.testing.assert_array_equal(gw, np.zeros((3, 3, 16, 2)))
+
+
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
 def test_same_bits_with_one_and_two_threads():
     rng = np.random.default_rng(0)
@@ -75,8 +96,10 @@ def test_same_bits_with_one_and_two_threads():
     results = []
     for threads in (1, 2):
         numba.set_num_threads(threads)
-        results.append(convolution.gather(x, w, None, Geometry(), (38, 28)))
-    np.testing.assert_array_equal(*results)
+        y = convolution.gather(x, w, None, Geometry(), (38, 28))
+        results.append((y, few_outputs.weight_gradient(x, y, (0, 0), (3, 3))))
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_plain_python():

@@ -77,8 +77,8 @@ def test_normalisation_relu_pooling(channels, hw, relu, dtype):
     model[0].weight.data[...] = np.linspace(-1, 2, channels)
     model[0].bias.data[...] = np.linspace(2, -2, channels)
     x = images(2, *hw, channels, dtype)
-    for together, alone in zip(results(lambda model, x: model(x), model, x), results(one_by_one, model, x), strict=True):
-        np.testing.assert_array_equal(together, alone)
+    for a, b in zip(results(lambda model, x: model(x), model, x), results(one_by_one, model, x), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_normalisation_in_training_stays_itself():

@@ -148,6 +148,11 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
         if w is not None:
             return w
     x = np.ascontiguousarray(x)
+    if few_outputs.pays((*kernel_hw, x.shape[3], y.shape[3]), geometry):
+        (top, _), (left, _) = geometry.padding
+        w = few_outputs.weight_gradient(x, np.ascontiguousarray(whole(y)), (top, left), kernel_hw)
+        if w is not None:
+            return w
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     if depthwise.pays(CG, O // groups, groups):
         y = np.ascontiguousarray(whole(y))

@@ -6,6 +6,13 @@
 A convolution to 3 colours would leave 13 of 16 lanes of a vector empty. But its 3x3 taps are 27 columns, and P is a
 plain product of pixels and weights, which the register tile takes at full speed. What is left is to add up 9 shifted
 pixels of P: an addition for as many multiplications as x has channels. (3x3, 32 channels to 3: 1.9 times as fast.)
+
+The weight gradient is the same the other way round: shift first, multiply afterwards.
+
+    w[u,v,c,o] = sum over n,h,l of  x[n,h,l,c] * Q[n,h,l,(u,v,o)]
+    Q[n,h,l,(u,v,o)] = y[n, h - u + top, l - v + left, o], or 0 outside of y
+
+Each pixel of x is then read once, not once for each tap. (3x3, 32 channels to 3: 1.3 times as fast as the direct sum.)
 """
 import numba
 import numpy as np
@@ -13,13 +20,14 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, emit_loop, flattened
+from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, Vector, emit_loop, flattened
 from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import empty, room_for, zeros
 from tinynet.kernels.product import multiply
-from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import NEXT, NO_FLOOR, ONE, STAY, VECTORS
-from tinynet.kernels.window import clear, copy
+from tinynet.kernels.tasks import TASKS, none_taken, take
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, VECTORS
+from tinynet.kernels.window import clear, copy, load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, Shape
 
@@ -27,6 +35,7 @@ ROWS = 16                       # of pixels a task
 MOST = 4                        # outputs: a pixel of y is a short vector
 LEAST_INPUTS = 16               # channels of x, for which this pays
 MOST_COLUMNS = 2 * VECTOR_BYTES // 4
+PIXELS_AT_ONCE = 128            # of a weight gradient: x and Q stay in the first cache
 
 
 def pays(w_shape: Shape, geometry: Geometry) -> bool:
@@ -57,6 +66,69 @@ def gather(x: Array, w: Array, b: Array | None, padding: tuple[int, int], out_hw
     add_shifted(np.ascontiguousarray(x), weights, np.zeros(columns, x.dtype), start, y, window, numba.get_num_threads(),
                 none_taken())
     return y
+
+
+def weight_gradient(x: Array, y: Array, padding: tuple[int, int], kernel_hw: tuple[int, int]) -> Array | None:
+    """w[u,v,c,o] = sum_nij x[n, i + u - top, j + v - left, c] y[n,i,j,o]; padding = (top, left)
+
+    x (N, H, W, C) and y (N, OH, OW, O), contiguous, kernel_hw = (KH, KW); returns w (KH, KW, C, O), or None if it isn't
+    finite: what is not finite in x meets zeros outside of y, too.
+
+    >>> weight_gradient(np.ones((1, 3, 3, 16)), np.ones((1, 2, 2, 1)), (0, 0), (2, 2))[:, :, 0, 0]
+    array([[4., 4.],
+           [4., 4.]])
+    """
+    (KH, KW), C, O = kernel_hw, x.shape[3], y.shape[3]
+    lanes = VECTOR_BYTES // x.itemsize
+    columns = -(-KH * KW * O // lanes) * lanes
+    parts = zeros((max(1, min(TASKS, len(x) * x.shape[1] // ROWS)), C, columns), x.dtype)
+    add_pixels(x, y, parts, (KH, KW, *padding), numba.get_num_threads(), none_taken())
+    w = sum_parts(parts)[:, :KH * KW * O].reshape(C, KH, KW, O)[:, :, ::-1]            # Q's v goes from the last to 0
+    return np.ascontiguousarray(w.transpose(1, 2, 0, 3)) if np.isfinite(w).all() else None
+
+
+@kernel
+def add_pixels(x, y, parts, window, lanes, taken):
+    """parts[p] += x^T Q over the p-th part of all rows of all images"""
+    KH, KW, _, _ = window
+    N, H, W, C = x.shape
+    O, columns = y.shape[3], parts.shape[2]
+    panel = np.int64(VECTORS * (VECTOR_BYTES // x.itemsize))
+    nothing = np.zeros(columns, x.dtype)
+    at_once = max(1, PIXELS_AT_ONCE // max(1, W))
+    for _ in prange(lanes):
+        # the last vectors reach beyond the last pixel
+        rows, shifted = room_for(KH * (W + KW - 1) * O + columns, x), room_for((at_once * W + 1) * columns, x)
+        clear(rows)
+        p = take(taken)
+        while p < len(parts):
+            sums = flattened(parts[p])
+            begin, end = p * N * H // len(parts), (p + 1) * N * H // len(parts)
+            for t in range(begin, end, at_once):
+                count = min(at_once, end - t)
+                for k in range(count):
+                    _shift_row(y, ((t + k) // H, (t + k) % H), window, W, rows, shifted[k * W * columns:], columns)
+                here = sums, STAY, columns
+                so_far = here if t > begin else (nothing, STAY, STAY)
+                multiply("whole", (flattened(x), t * W * C, NEXT, C), (shifted, STAY, panel, columns), so_far, here,
+                         (C, columns, count * W), NO_FLOOR, NEAR)
+            p = take(taken)
+
+
+@inner
+def _shift_row(y, place, window, W, rows, shifted, columns):
+    """shifted[l, (u, v, o)] = Q[n, h, l, (u, KW - 1 - v, o)] with place = (n, h): then neighbours in y are neighbours"""
+    n, h = place
+    KH, KW, top, left = window
+    O, lanes = y.shape[3], VECTOR_BYTES // y.itemsize
+    pitch = (W + KW - 1) * O
+    for u in range(KH):
+        i = h - u + top
+        load_window(y, n, i, i + 1, left - KW + 1, W + KW - 1, rows[u * pitch:(u + 1) * pitch])
+    for l in range(W):
+        for u in range(KH):
+            for k in range(0, KW * O, lanes):                # what one writes too much the next one overwrites
+                copy_vector((rows, u * pitch + l * O + k), (shifted, l * columns + u * KW * O + k))
 
 
 @kernel
@@ -112,6 +184,26 @@ def _multiply_row(x, weights, nothing, place, left, row):
         multiply("whole", (flattened(x), ((n * H + h) * W + begin - left) * C, C, NEXT),
                  (flattened(weights), STAY, panel, columns), (nothing, STAY, STAY), (row, begin * columns, columns),
                  (end - begin, columns, C), NO_FLOOR, (ONE, STAY))
+
+
+@intrinsic
+def _copy_vector(typing, source, target):
+    """target = source, both (array, offset), for as many numbers as a vector has"""
+    def codegen(context, builder, signature, arguments):
+        x, y = (Operand(context, builder, signature.args[i], arguments[i]) for i in range(2))
+        vector = Vector(builder, signature.args[0][0].dtype)
+        vector.store(vector.load(x.at(), None), y.at(), None)
+        return context.get_dummy_value()
+
+    return types.none(source, target), codegen
+
+
+def _copy_vector_numpy(source, target):
+    (x, at), (y, to) = source, target
+    y[to:][:VECTOR_BYTES // x.itemsize] = x[at:][:VECTOR_BYTES // x.itemsize]
+
+
+copy_vector = _copy_vector_numpy if config.DISABLE_JIT else _copy_vector
 
 
 @intrinsic
