@@ -61,6 +61,9 @@ def _normalizations(draw, rng):
         for leaf in (x, w, b):
             leaf.grad = None
         yield _backward(norm(x, w, b) ** 3, x, w, b)
+    for leaf in (x, w, b):
+        leaf.grad = None
+    yield _backward(tn.batch_norm(x, w, b, relu=True, pool=True) ** 3, x, w, b)
 
 
 def _products(draw, rng):

@@ -54,6 +54,7 @@ class _Network(nn.Module):
     def __init__(self):
         self.first = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         self.down = nn.Sequential(nn.Residual(nn.Conv2d(32, 32, 3, padding=1)), nn.MaxPool2d(2))
+        self.halve = nn.Sequential(nn.BatchNorm2d(32), nn.MaxPool2d(2))
         self.strided = nn.Sequential(nn.Conv2d(32, 32, 4, stride=2, padding=1), nn.Upsample(2), nn.GELU())
         self.up = nn.Sequential(nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1), nn.ReLU())
         self.paint = nn.Sequential(nn.Conv2d(32, 4, 3, padding=1), nn.Sigmoid())
@@ -65,7 +66,7 @@ class _Network(nn.Module):
     def forward(self, x):
         features = self.first(x)
         small = self.down(features)
-        features = self.up(small + self.strided(small)) + features
+        features = self.up(small + self.strided(small) + self.halve(features)) + features
         pixels = self.paint(features) + self.grey(features) + self.score(features)
         return pixels, self.objects(self.flat(tn.avg_pool2d(small, 2)))
 

@@ -42,7 +42,8 @@ class Threads:
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_parts_of_a_batch_are_normalised_as_the_batch(monkeypatch, relu):
+@pytest.mark.parametrize("pool", [False, True])
+def test_parts_of_a_batch_are_normalised_as_the_batch(monkeypatch, relu, pool):
     rng = np.random.default_rng(0)
     x, gy = rng.standard_normal((2, 7, 2, 2, 3)) + 5
     weight, bias = rng.standard_normal((2, 3))
@@ -50,8 +51,8 @@ def test_parts_of_a_batch_are_normalised_as_the_batch(monkeypatch, relu):
     def run(x, gy, measure):
         tensors = [tn.Tensor(array, requires_grad=True) for array in (x, weight, bias)]
         mean, var = np.zeros(3), np.ones(3)
-        y = tn.batch_norm(*tensors, mean, var, relu=relu, measure=measure)
-        y.backward(gy)
+        y = tn.batch_norm(*tensors, mean, var, relu=relu, pool=pool, measure=measure)
+        y.backward(gy[:, :1, :1] if pool else gy)
         return [y.numpy(), *(t.grad.numpy() for t in tensors), mean, var]
 
     threads = Threads(3)

@@ -29,6 +29,7 @@ import numpy as np
 from tinynet import operators as basic
 from tinynet.autograd import Op
 from tinynet.ops.convolution import Gather, Scatter, WeightGradient
+from tinynet.ops.normalization import Normalize
 from tinynet.ops.pooling import MaxPool
 from tinynet.ops.resize import Resample, Resize
 from tinynet.typing import Array, Shape
@@ -115,6 +116,8 @@ def _window(op, shapes):
         return [r + s for r, s in zip(reach, stride, strict=True)], [2 * s for s in stride]
     if isinstance(op, MaxPool):
         return op.window.kernel, op.window.stride
+    if isinstance(op, Normalize) and op.pool:
+        return (2, 2), (2, 2)
     if isinstance(op, Resample):
         return list(zip(*(_along(taps, isinstance(op, Resize)) for taps in (op.rows, op.columns)), strict=True))
     if isinstance(op, basic.Index) and len(shapes[0]) == 4:

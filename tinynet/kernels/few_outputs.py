@@ -117,7 +117,7 @@ def add_pixels(x, y, parts, window, lanes, taken):
 
 @inner
 def _shift_row(y, place, window, W, rows, shifted, columns):
-    """shifted[l, (u, v, o)] = Q[n, h, l, (u, KW - 1 - v, o)] with place = (n, h): then neighbours in y are neighbours"""
+    """shifted[l, (u, v, o)] = Q[n, h, l, (u, KW - 1 - v, o)] with place = (n, h): numbers that are neighbours in y"""
     n, h = place
     KH, KW, top, left = window
     O, lanes = y.shape[3], VECTOR_BYTES // y.itemsize
