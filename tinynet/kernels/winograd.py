@@ -1,7 +1,7 @@
 """Winograd's convolution: a quarter to a third of the multiplications, for 3x3 kernels and for 4x4 ones of stride 2.
 
 winograd_transform.py tells how 36 products, one at each place of 6x6 transformed values, give a tile of 4x4 pixels of a
-3x3 convolution, or of 5x5 pixels of a 2x2 one. Here such tiles make images. Everything is one problem,
+3x3 convolution, or of 5x5 pixels of a 2x2 one; winograd_tiles.py cuts images into such tiles. Here all is one problem,
 
     Y[n, i, j] = sum over t, t' < r of  X[n, i + t, j + t'] w[t, t']         (vectors of channels, matrices w[t, t'])
 
@@ -44,19 +44,25 @@ from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import aligned, empty
 from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.pooling import NO_PLACES, Unpooled, max_pool, stored
-from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.prepared import prepared
 from tinynet.kernels.product import multiply
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, ROWS, STAY, least
 from tinynet.kernels.turning import turned
-from tinynet.kernels.window import load_window, store_window
-from tinynet.kernels.winograd_transform import N, finish, finish_pooled, transform, transform_unpooled
+from tinynet.kernels.winograd_tiles import (
+    ask_for,
+    from_places,
+    from_places_pooled,
+    part,
+    position,
+    to_places,
+    unpooled_to_places,
+)
+from tinynet.kernels.winograd_transform import LANES, N, transform
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, DType, Shape
 
-LANES = 16                      # float32 in a vector
 CACHE = 3 * 2**18               # bytes of the second cache for V and M
 MOST_TILES = 64                 # of a task
 TASKS = 8                       # a thread, if U stays in the second cache
@@ -324,174 +330,19 @@ def _convolve_tiles(task, lanes, x, x_places, U, nothing, y, epilogue, source, t
     window = scratch[N * N * (v_step + m_step):]
     m = N + 1 - r
     if x_places.size:
-        _unpooled_to_places(x, x_places, (first, count), source, grid, m, np.int64(N), V, v_step, window)
+        unpooled_to_places(x, x_places, (first, count), source, grid, m, np.int64(N), V, v_step, window)
     else:
-        _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
+        to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
     later = first + lanes * tiles
-    place, later_count = _place(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
+    place, later_count = position(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
         multiply("whole", (V, p * v_step, C, NEXT), (flattened(U), p * plane), (nothing, STAY, STAY),
                  (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR)
-        place = _ask_for(x, place, 0 if x_places.size else _part(later_count, p), source, grid, m, np.int64(N))
+        place = ask_for(x, place, 0 if x_places.size else part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
-        _from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (check, STAY))
+        from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (check, STAY))
     else:
-        _from_places(M, m_step, y, epilogue, (first, count), target, grid, m, window, (check, STAY))
-
-
-@inner
-def _to_places(x, tiles, side, grid, m, size, V, step, window):
-    """V[p, tile, channel] = (B^T X B)[p] for tiles of size N, or (A X A^T)[p] for tiles of size m
-
-    tiles = (first, how many) of all in the grids of all images; a tile begins m folded pixels after the one before.
-    """
-    first, count = tiles
-    s, top, left = side
-    _, H, W, C = x.shape
-    width = s * size
-    n, row, column = _place(first, grid)
-    to = 0
-    for _ in range(count):
-        h, l = row * m * s - top, column * m * s - left
-        if h >= 0 and l >= 0 and h + width <= H and l + width <= W:
-            pixels, at, pitch = flattened(x), ((n * H + h) * W + l) * C, W * C
-        else:
-            load_window(x, n, h, h + width, l, width, window)
-            pixels, at, pitch = window, 0, width * C
-        for folded in range(0, s * s * C, LANES):            # (one loop: three in each other took 5 to 10 % longer)
-            a, b, c = folded // C // s, folded // C % s, folded % C
-            from_ = (pixels, at + a * pitch + b * C + c, s * pitch, s * C)
-            if size == N:
-                transform("BT", from_, (V, to, N * step, step))
-            elif size == 4:
-                transform("A3", from_, (V, to, N * step, step))
-            else:
-                transform("A2", from_, (V, to, N * step, step))
-            to += LANES
-        n, row, column = _next(n, row, column, grid)
-
-
-@inner
-def _unpooled_to_places(x, places, tiles, side, grid, m, size, V, step, window):
-    """The same of images, not folded, of whose 2x2 pixels x has one and `places` says which.
-
-    (A function of its own: with both in one, few channels took 3 to 8 % longer.)
-    """
-    first, count = tiles
-    _, top, left = side
-    _, H, W, C = x.shape
-    place_window = np.empty(((size + 3) // 2)**2 * C, np.uint8)
-    n, row, column = _place(first, grid)
-    to = 0
-    for _ in range(count):
-        h, l = row * m - top, column * m - left
-        i, j, skipped = h >> 1, l >> 1, (h & 1, l & 1)
-        height, width = (size + skipped[0] + 1) >> 1, (size + skipped[1] + 1) >> 1
-        if i >= 0 and j >= 0 and i + height <= H and j + width <= W:
-            pixels, ranks, at, pitch = flattened(x), flattened(places), ((n * H + i) * W + j) * C, W * C
-        else:
-            load_window(x, n, i, i + height, j, width, window)
-            load_window(places, n, i, i + height, j, width, place_window)
-            pixels, ranks, at, pitch = window, place_window, 0, width * C
-        for c in range(0, C, LANES):
-            from_, which = (pixels, at + c, pitch, C), (ranks, at + c, pitch, C)
-            if size == N:
-                transform_unpooled("BT", from_, which, skipped, (V, to, N * step, step))
-            elif size == 4:
-                transform_unpooled("A3", from_, which, skipped, (V, to, N * step, step))
-            else:
-                transform_unpooled("A2", from_, which, skipped, (V, to, N * step, step))
-            to += LANES
-        n, row, column = _next(n, row, column, grid)
-
-
-@inner
-def _from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
-    """y's tiles = max(A^T M A + bias, floor)"""
-    first, count = tiles
-    s, top, left = side
-    bias, floor, _, streams = epilogue
-    _, H, W, O = y.shape
-    width = s * m
-    n, row, column = _place(first, grid)
-    at_m = 0
-    for _ in range(count):
-        h, l = row * width - top, column * width - left
-        inside = h >= 0 and l >= 0 and h + width <= H and l + width <= W
-        if inside:
-            pixels, at, pitch = flattened(y), ((n * H + h) * W + l) * O, W * O
-        else:
-            pixels, at, pitch = window, 0, width * O
-        for folded in range(0, s * s * O, LANES):
-            a, b, o = folded // O // s, folded // O % s, folded % O
-            from_, to = (M, at_m, N * step, step), (pixels, at + a * pitch + b * O + o, s * pitch, s * O)
-            if m == 4:
-                finish("AT3", from_, to, (bias, o), floor, check, streams * inside)
-            else:
-                finish("AT2", from_, to, (bias, o), floor, check, streams * inside)
-            at_m += LANES
-        if not inside:
-            store_window(window, n, h, h + width, l, width, y)
-        n, row, column = _next(n, row, column, grid)
-
-
-@inner
-def _from_places_pooled(M, step, y, epilogue, tiles, grid, window, check):
-    """y's tiles = max(pool(A^T M A + bias), floor), which are of 2x2 pixels, and where in M's the largest were"""
-    first, count = tiles
-    bias, floor, places, streams = epilogue
-    _, H, W, O = y.shape
-    place_window = np.empty(4 * O, np.uint8)
-    n, row, column = _place(first, grid)
-    for i in range(count):
-        h, l = row * 2, column * 2
-        inside = h + 2 <= H and l + 2 <= W
-        at = ((n * H + h) * W + l) * O if inside else 0
-        pitch = W * O if inside else 2 * O
-        pixels, ranks = (flattened(y), flattened(places)) if inside else (window, place_window)
-        for o in range(0, O, LANES):
-            finish_pooled("AT3", (M, i * O + o, N * step, step), (pixels, at + o, pitch, O), (ranks, at + o, pitch, O),
-                          (bias, o), floor, check, streams * inside)
-        if not inside:
-            store_window(window, n, h, h + 2, l, 2, y)
-            store_window(place_window, n, h, h + 2, l, 2, places)
-        n, row, column = _next(n, row, column, grid)
-
-
-@inner
-def _part(count, p):
-    """How many of so many belong to the p-th of N x N parts."""
-    return (p + 1) * count // (N * N) - p * count // (N * N)
-
-
-@inner
-def _ask_for(x, place, count, side, grid, m, size):
-    """Ask the memory for what so many tiles from a place on will read; returns the place behind them."""
-    s, top, left = side
-    n, row, column = place
-    for _ in range(count):
-        h, l = row * m * s - top, column * m * s - left
-        prefetch_window(x, n, h, h + s * size, l + s * (size - m), l + s * size)
-        n, row, column = _next(n, row, column, grid)
-    return n, row, column
-
-
-@inner
-def _place(tile, grid):
-    """(image, row, column) of a tile"""
-    rows, columns = grid
-    return tile // (rows * columns), tile // columns % rows, tile % columns
-
-
-@inner
-def _next(n, row, column, grid):
-    """Of the tile after that one. (To divide takes longer than the rest of a tile's bookkeeping.)"""
-    column += 1
-    if column == grid[1]:
-        row, column = row + 1, 0
-    if row == grid[0]:
-        n, row = n + 1, 0
-    return n, row, column
+        from_places(M, m_step, y, epilogue, (first, count), target, grid, m, window, (check, STAY))
 
 
 # ---- The weight gradient -----------------------------------------------------------------------------------
@@ -518,16 +369,16 @@ def _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, scratch):
     begin, end = k * everything // len(parts), (k + 1) * everything // len(parts)
     for first in range(begin, end, tiles):
         count = min(tiles, end - first)
-        _to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
+        to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
         if places.size:
-            _unpooled_to_places(y, places, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
+            unpooled_to_places(y, places, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
         else:
-            _to_places(y, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
-        x_place = y_place = _place(first + tiles, grid)
+            to_places(y, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
+        x_place = y_place = position(first + tiles, grid)
         later_count = min(tiles, everything - first - tiles)
         for p in range(N * N):
             here = sums, p * plane, O
             multiply("whole", (V, p * v_step, NEXT, C), (D, p * d_step, PANEL, O),
                      here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, NEAR)
-            x_place = _ask_for(x, x_place, _part(later_count, p), source, grid, m, np.int64(N))
-            y_place = _ask_for(y, y_place, 0 if places.size else _part(later_count, p), (ONE, STAY, STAY), grid, m, m)
+            x_place = ask_for(x, x_place, part(later_count, p), source, grid, m, np.int64(N))
+            y_place = ask_for(y, y_place, 0 if places.size else part(later_count, p), (ONE, STAY, STAY), grid, m, m)

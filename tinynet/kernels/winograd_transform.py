@@ -41,6 +41,7 @@ from tinynet.typing import Array
 
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2))  # and infinity
 N = len(POINTS) + 1
+LANES = VECTOR_BYTES // 4        # float32 in a vector
 
 
 def evaluation(k: int) -> Array:
