@@ -125,6 +125,14 @@ def test_evaluation_reads_the_running_statistics_and_leaves_them():
     np.testing.assert_allclose(t.grad.numpy(), 0.5, rtol=1e-14)
 
 
+@pytest.mark.parametrize("shape, training", [((6, 4), True), ((2, 1, 4, 4), True), ((2, 4, 4, 4), False)])
+def test_pooling_takes_images_in_training(shape, training):
+    mean, var = np.zeros(4), np.ones(4)
+    with pytest.raises(ValueError, match=r"pooling takes images .* call max_pool2d"):
+        batch_norm(draw(shape), None, None, mean, var, training=training, pool=True)
+    assert (mean == 0).all() and (var == 1).all()
+
+
 def test_bad_arguments_leave_the_running_statistics():
     mean, var = np.zeros(3), np.ones(3)
     for arguments in [

@@ -59,10 +59,11 @@ def _joins(layer, follower):
     if type(follower) is BatchNorm2d:
         return not (follower.training or is_recording()) and follower.num_features == layer.out_channels
     if type(follower) is MaxPool2d:
+        if type(layer) is BatchNorm2d and not layer.training:
+            return False
         stride = follower.kernel_size if follower.stride is None else follower.stride
         sizes = [pair(size, "MaxPool2d", "window") for size in (follower.kernel_size, stride)]
-        return sizes == [(2, 2), (2, 2)] and follower.padding == 0 and not (
-            type(layer) is BatchNorm2d and not layer.training)
+        return sizes == [(2, 2), (2, 2)] and follower.padding == 0
     return True
 
 
