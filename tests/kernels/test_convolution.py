@@ -106,6 +106,38 @@ def test_chosen_cases(name):
     Case(**CASES[name], dtype=np.float32).check(1e-5)
 
 
+SIDE_BY_SIDE = {  # two phases of four with two taps each; windows that grow by taps of zeros
+    "of several phases": dict(N=2, hw=(16, 24), kernel=(8, 8), C=12, O=12, geometry=Geometry((4, 4), ((2, 2), (2, 2)))),
+    "phases without a tap": dict(N=1, hw=(20, 36), kernel=(3, 3), C=4, O=12, geometry=Geometry((4, 4), padding=ONE)),
+    "all of two phases": dict(N=1, hw=(6, 8), kernel=(4, 4), C=4, O=4, geometry=Geometry((2, 2), ONE)),
+    "few outputs, strided": CASES["few outputs, strided"],
+    "eight outputs": CASES["eight outputs"],
+    "five pixels abreast": dict(N=1, hw=(5, 15), kernel=(2, 3), C=3, O=3, geometry=Geometry(padding=((0, 1), (1, 1)))),
+}
+
+
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
+def test_pixels_side_by_side(name, monkeypatch):
+    monkeypatch.setattr(convolution, "LEAST_WORK", 0)        # where there is little to do, it would not pay
+    used, run = [], convolution._correlate_side_by_side
+    monkeypatch.setattr(convolution, "_correlate_side_by_side", lambda n, *args: (used.append(n), run(n, *args))[1])
+    case = Case(**SIDE_BY_SIDE[name])
+    case.check()
+    assert used or name not in ("of several phases", "few outputs, strided")     # of the others, the machine decides
+    Case(**SIDE_BY_SIDE[name], dtype=np.float32).check(1e-5)
+
+
+@pytest.mark.parametrize("name", ["of several phases", "few outputs, strided"])
+def test_nan_and_inf_go_no_further_side_by_side(name, monkeypatch):
+    monkeypatch.setattr(convolution, "LEAST_WORK", 0)
+    case = Case(**SIDE_BY_SIDE[name])
+    case.x[0, 4, 7, 1], case.y[0, 1, 2, 1] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        actual, expected = case.run(convolution), case.run(naive)
+    for side in ("gather", "scatter"):
+        np.testing.assert_array_equal(np.isfinite(actual[side]), np.isfinite(expected[side]), err_msg=side)
+
+
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
 @pytest.mark.parametrize("name", CASES)
 def test_same_bits_with_one_and_two_threads(name):
