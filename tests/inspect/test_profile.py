@@ -185,6 +185,13 @@ def test_each_gradient_of_a_convolution_costs_what_it_costs(layer):
     assert (row(p, "0").multiply_adds, row(p, "0").backward_multiply_adds) == (cost, 2 * cost)
 
 
+def test_a_gradient_that_is_read_as_pooling_left_it_costs_what_all_of_it_does():
+    layer, x = nn.Conv2d(4, 6, 3), tn.Tensor(np.ones((2, 7, 8, 4), np.float32), requires_grad=True)
+    with tn.profile() as p:
+        nn.Sequential(layer, nn.MaxPool2d(2))(x).sum().backward()
+    assert row(p, "0").backward_multiply_adds == 2 * tn.summary(layer, x.shape).multiply_adds
+
+
 def test_kept_bytes_are_those_of_the_graph():
     model = small_model()
     with tn.profile() as p:

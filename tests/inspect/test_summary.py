@@ -198,6 +198,15 @@ def test_figures_of_the_fcn():
     assert [r.output for r in table.rows if r.kind == "Add"] == [(1, 32, 32, 128), (1, 64, 64, 64), (1, 128, 128, 32)]
 
 
+def test_what_is_pooled_in_passing_sees_four_pixels():
+    class Pooled(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x, relu=True, pool=True)
+
+    table = tn.summary(nn.Sequential(Pooled(2), nn.Conv2d(2, 2, 3)), (1, 8, 8, 2))
+    assert [(r.output, str(r.sees)) for r in table.rows] == [((1, 4, 4, 2), "2x2"), ((1, 2, 2, 2), "6x6")]
+
+
 @pytest.mark.parametrize("layers", [
     [nn.Conv2d(1, 1, 3, stride=2), nn.Conv2d(1, 1, (2, 3), dilation=2)],
     [nn.AvgPool2d(3, 2, 1), nn.Conv2d(1, 1, 3, padding="same"), nn.AvgPool2d(2)],

@@ -150,13 +150,12 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     x = np.ascontiguousarray(x)
     if few_outputs.pays((*kernel_hw, x.shape[3], y.shape[3]), geometry):
         (top, _), (left, _) = geometry.padding
-        w = few_outputs.weight_gradient(x, np.ascontiguousarray(whole(y)), (top, left), kernel_hw)
+        w = few_outputs.weight_gradient(x, whole(y), (top, left), kernel_hw)
         if w is not None:
             return w
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     if depthwise.pays(CG, O // groups, groups):
-        y = np.ascontiguousarray(whole(y))
-        return depthwise.weight_gradient(x, y, _gather_axes(kernel_hw, geometry), groups, kernel_hw)
+        return depthwise.weight_gradient(x, whole(y), _gather_axes(kernel_hw, geometry), groups, kernel_hw)
     if _is_pointwise((KH, KW, CG, O), x.shape[1:3], y.shape[1:3], geometry) and fills_vectors(O, x.dtype):
         return matmul(x.reshape(-1, CG).T, whole(y).reshape(-1, O)).reshape(1, 1, CG, O)
     return weight_sum.weight_gradient(x, y, geometry, kernel_hw)
@@ -340,9 +339,7 @@ def _pool_rows(rows, n, first, count, pitch, floor, y, places):
     """y[n, first:first + count] = max(the largest of 2x2 pixels, floor), of rows that are `pitch` long"""
     for i in range(count):
         best, at = flattened(y[n, first + i]), flattened(places[n, first + i])
-        best_of_four(rows[2 * i * pitch:], rows[(2 * i + 1) * pitch:], best, at, y.shape[3])
-        for k in range(best.size):
-            best[k] = floor if floor > best[k] else best[k]
+        best_of_four(rows[2 * i * pitch:], rows[(2 * i + 1) * pitch:], best, at, y.shape[3], floor)
 
 
 # ---- Few outputs: several pixels side by side fill the vectors ----------------------------------------------
@@ -351,10 +348,12 @@ def _pool_rows(rows, n, first, count, pitch, floor, y, places):
 def _pixels_at_once(axis, outputs, width):
     """How many neighbouring pixels of the target are best computed as one with so many times the channels: that
     which takes the fewest multiplications of vectors for a pixel. (3x3, 8 channels to 8, where a register has 16: 2
-    pixels, 1.2 times as fast; of 4 phases, 12 channels to 12: 2 of them, 1.5 times)"""
+    pixels, 1.2 times as fast; of 4 phases, 12 channels to 12: 2 of them, 1.3 times)"""
     def cost(pixels):
-        windows = _windows_of_several(axis, pixels) if pixels > 1 else [(phase[3], phase[0], None) for phase in axis]
-        return sum(taps for _, taps, _ in windows) / len(windows) * effort(pixels * outputs) / pixels
+        taps = [phase[0] for phase in axis]
+        if pixels > 1:
+            taps = [count for _, count, _ in _windows_of_several(axis, pixels)]
+        return sum(taps) / len(taps) * effort(pixels * outputs) / pixels
 
     several = [n for n in range(2, 4 * LANES // outputs + 1)
                if width % n == 0 and (n % len(axis) == 0 or len(axis) % n == 0)]

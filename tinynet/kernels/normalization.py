@@ -95,14 +95,14 @@ class Sums(NamedTuple):
 
 def sums_of_gradient(gy: Array | Unpooled, x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | None = None,
                      relu: bool = False) -> Sums:
-    """The Sums of gy and x, both (N, S, C); with relu, of gy where y > 0. Of one sample, gy may be Unpooled."""
+    """The Sums of gy and x (N, S, C); with relu, of gy where y > 0. gy: of x's size, or, of one sample, Unpooled"""
     n, s, c = x.shape
     groups = mean.shape[1]
     by_group = np.empty((2, n, chunks(x.shape)[1], groups))
     by_channel = np.empty((2, *chunks(x.shape), c))
     w, b = _or_constant(w, 1, x), _or_constant(b, 0, x)
     threads = numba.get_num_threads()
-    gradient_sums(*_run(gy), _flat(x), mean, rstd, w, b, relu, by_group, by_channel, threads, none_taken())
+    gradient_sums(*_in_memory(gy, x), _flat(x), mean, rstd, w, b, relu, by_group, by_channel, threads, none_taken())
     found = *by_group.sum(axis=2) / (s * c // groups), *by_channel.sum(axis=(1, 2))
 
     def wide():
@@ -126,7 +126,7 @@ def normalize_gradient(gy: Array | Unpooled, x: Array, mean: Array, rstd: Array,
     gx = empty(x.shape, x.dtype)
     w, b, tasks = _or_constant(w, 1, x), _or_constant(b, 0, x), chunks(x.shape)
     input_gradient(
-        *_run(gy), _flat(x), mean, rstd, w, b, relu, sums.gradient, sums.correlation, tasks, _flat(gx),
+        *_in_memory(gy, x), _flat(x), mean, rstd, w, b, relu, sums.gradient, sums.correlation, tasks, _flat(gx),
         numba.get_num_threads(), none_taken(),
     )
     return gx
@@ -137,12 +137,11 @@ def _flat(x):
     return np.ascontiguousarray(x).reshape(len(x), x.shape[1] * x.shape[2])
 
 
-def _run(gy):
-    """gy for the kernels: (pixels, places, (H, W)) of Unpooled ones; or without places (1, 1, N, S*C)."""
+def _in_memory(gy, x):
+    """gy for the kernels: (pixels, places, (H, W)) of Unpooled ones; else (N, S*C) behind two axes of 1, no places"""
     if isinstance(gy, Unpooled):
         return *stored(gy), gy.hw
-    flat = _flat(gy)
-    return flat.reshape(1, 1, *flat.shape), NO_PLACES, (1, 1)
+    return np.ascontiguousarray(gy).reshape(1, 1, *_flat(x).shape), NO_PLACES, (1, 1)
 
 
 def _or_constant(w, value, x):
@@ -297,10 +296,7 @@ def standardize_pooled(x, mean, rstd, w, b, relu, y, places, lanes, taken):
             n, i = task // rows, task % rows
             _standardize_row(flattened(x[n, 2 * i]), (m, scale, bias), upper)
             _standardize_row(flattened(x[n, 2 * i + 1]), (m, scale, bias), lower)
-            best = flattened(y[n, i])
-            best_of_four(upper, lower, best, flattened(places[n, i]), C)
-            for k in range(len(best)):
-                best[k] = floor if floor > best[k] else best[k]
+            best_of_four(upper, lower, flattened(y[n, i]), flattened(places[n, i]), C, floor)
             task = take(taken)
 
 
@@ -316,7 +312,7 @@ def _standardize_row(x, line, y):
 
 @kernel
 def gradient_sums(gy, places, hw, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, taken):
-    """Sums of gy and gy xh: weighted with w by (sample, chunk, group), plain by (task, channel); gy: see _run"""
+    """Sums of gy and gy xh: weighted with w by (sample, chunk, group), plain by (task, channel); gy: see _in_memory"""
     _, T, P, C = by_channel.shape
     N, S = x.shape[0], x.shape[1] // C
     G = mean.shape[1]
@@ -361,7 +357,7 @@ def gradient_sums(gy, places, hw, x, mean, rstd, w, b, relu, by_group, by_channe
 
 @inner
 def _part(gy, places, hw, n, first, last, unpooled):
-    """gy[n, first:last], gy being given as _run says"""
+    """gy[n, first:last], gy being given as _in_memory says"""
     if places.size:
         unpool_run(gy, places, hw, first // gy.shape[3], unpooled[: last - first])
         return unpooled[: last - first]
@@ -390,7 +386,7 @@ def _add_products(gy, x, line, relu, gated, sum1, sum2):
 
 @kernel
 def input_gradient(gy, places, hw, x, mean, rstd, w, b, relu, gradient, correlation, tasks, gx, lanes, taken):
-    """gx = a gy - q (x - mean) - r  with  a = rstd w,  q = rstd^2 correlation,  r = rstd gradient; gy: see _run"""
+    """gx = a gy - q (x - mean) - r  with  a = rstd w, q = rstd^2 correlation, r = rstd gradient; gy: see _in_memory"""
     C = len(w)
     N, S = x.shape[0], x.shape[1] // C
     T, P = tasks

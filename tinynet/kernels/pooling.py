@@ -50,8 +50,8 @@ class Unpooled(NamedTuple):
 
 
 def whole(x: Array | Unpooled) -> Array:
-    """All pixels of images."""
-    return x.whole() if isinstance(x, Unpooled) else x
+    """All pixels of images, contiguous."""
+    return x.whole() if isinstance(x, Unpooled) else np.ascontiguousarray(x)
 
 
 def stored(x: Array | Unpooled) -> tuple[Array, Array]:
@@ -151,18 +151,19 @@ def pool(x, KH, KW, sh, sw, top, left, y, place):
 def pool_fours(x, y, place, lanes, taken):
     """The same where 2x2 windows cover the image side by side: each is read and written in one pass."""
     N, OH, OW, C = y.shape
+    lowest = x.dtype.type(-np.inf)
     for _ in prange(lanes):
         task = take(taken)
         while task < N * OH:
             n, i = task // OH, task % OH
             best_of_four(flattened(x[n, 2 * i]), flattened(x[n, 2 * i + 1]), flattened(y[n, i]),
-                         flattened(place[n, i]), C)
+                         flattened(place[n, i]), C, lowest)
             task = take(taken)
 
 
 @inner
-def best_of_four(upper, lower, best, at, C):
-    """The maxima of two rows of pixels.
+def best_of_four(upper, lower, best, at, C, floor):
+    """The maxima of two rows of pixels, or the floor where that is more.
 
     The loop over pixels is in here, too: so it is once a row that it is checked whether the arrays overlap.
     """
@@ -176,7 +177,8 @@ def best_of_four(upper, lower, best, at, C):
             beats = v > m or v != v
             m, k, v = v if beats else m, k2 if beats else k, lower[there + C + c]
             beats = v > m or v != v
-            best[here + c], at[here + c] = v if beats else m, k3 if beats else k
+            m = v if beats else m
+            best[here + c], at[here + c] = floor if floor > m else m, k3 if beats else k
 
 
 @kernel
@@ -227,6 +229,18 @@ def give_to_four(g, at, upper, lower, C):
             upper[there + C + c] = v if k == 1 else zero
             lower[there + c] = v if k == 2 else zero
             lower[there + C + c] = v if k == 3 else zero
+
+
+@kernel
+def gather(x, place, KH, KW, sh, sw, top, left, y):
+    """y[n,i,j,c] = x at the place of (n,i,j,c)."""
+    N, OH, OW, C = y.shape
+    for task in prange(N * OH):
+        n, i = task // OH, task % OH
+        for j in range(OW):
+            for c in range(C):
+                k = np.int64(place[n, i, j, c])  # small integers of NumPy's own would wrap or overflow
+                y[n, i, j, c] = x[n, i * sh - top + k // KW, j * sw - left + k % KW, c]
 
 
 # ---- Unpooled images, read without being written ------------------------------------------------------------
@@ -287,17 +301,3 @@ def _put_where_numpy(values, places, wanted, target):
 
 
 put_where = _put_where_numpy if config.DISABLE_JIT else _put_where
-
-
-# ---- Places to read -----------------------------------------------------------------------------------------
-
-@kernel
-def gather(x, place, KH, KW, sh, sw, top, left, y):
-    """y[n,i,j,c] = x at the place of (n,i,j,c)."""
-    N, OH, OW, C = y.shape
-    for task in prange(N * OH):
-        n, i = task // OH, task % OH
-        for j in range(OW):
-            for c in range(C):
-                k = np.int64(place[n, i, j, c])  # small integers of NumPy's own would wrap or overflow
-                y[n, i, j, c] = x[n, i * sh - top + k // KW, j * sw - left + k % KW, c]

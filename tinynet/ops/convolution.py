@@ -28,7 +28,7 @@ from tinynet.autograd import Op
 from tinynet.kernels import convolution as kernels
 from tinynet.kernels.reduction import sum_rows
 from tinynet.ops.activation import ReluGrad
-from tinynet.ops.pooling import MaxPoolGrad, two_by_two
+from tinynet.ops.pooling import MaxPoolGrad, images, unpooling
 from tinynet.shapes import Geometry, conv2d_shapes, conv_transpose2d_shapes
 from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
 from tinynet.typing import Array, Padding, Pair, Shape
@@ -70,7 +70,7 @@ class Gather(Op):
         needs_x, needs_w, needs_b = self.needs
         gz, known = _through_relu(self, gy, sums=needs_b) if self.then.relu else (gy, None)
         gb = PixelSum(known)(gz) if needs_b else None  # before pooling there are only zeros more to add up
-        unpool = two_by_two(self.places, (*gz.shape[:1], *self.out_hw, *gz.shape[3:])) if self.then.pool else None
+        unpool = unpooling(self.places, (gz.shape[0], *self.out_hw, gz.shape[3])) if self.then.pool else None
         gx = Scatter(self.geometry, self.x_hw, unpool=unpool)(gz, self.w) if needs_x else None
         gw = WeightGradient(self.geometry, self.w_hw, unpool)(self.x, gz) if needs_w else None
         return gx, gw, gb
@@ -90,9 +90,9 @@ class Scatter(Op):
         self.keeps = ("y", "w", "output") if relu else ("y", "w")
 
     def forward(self, y: Array, w: Array, b: Array | None = None) -> Array:
-        images = y if self.unpool is None else self.unpool.unwritten(y)
-        self.y_hw, self.w_hw = images.shape[1:3], w.shape[:2]
-        return kernels.scatter(images, w, b, self.geometry, self.out_hw, self.relu)
+        whole = images(y, self.unpool)
+        self.y_hw, self.w_hw = whole.shape[1:3], w.shape[:2]
+        return kernels.scatter(whole, w, b, self.geometry, self.out_hw, self.relu)
 
     def output_shape(self, y: Shape, w: Shape, b: Shape | None = None) -> Shape:
         return y[0], *self.out_hw, w[2] * self.geometry.groups
@@ -115,9 +115,9 @@ class WeightGradient(Op):
         self.geometry, self.kernel_hw, self.unpool = geometry, kernel_hw, unpool
 
     def forward(self, x: Array, y: Array) -> Array:
-        images = y if self.unpool is None else self.unpool.unwritten(y)
-        self.x_hw, self.y_hw = x.shape[1:3], images.shape[1:3]
-        return kernels.weight_gradient(x, images, self.geometry, self.kernel_hw)
+        whole = images(y, self.unpool)
+        self.x_hw, self.y_hw = x.shape[1:3], whole.shape[1:3]
+        return kernels.weight_gradient(x, whole, self.geometry, self.kernel_hw)
 
     def output_shape(self, x: Shape, y: Shape) -> Shape:
         return *self.kernel_hw, x[3] // self.geometry.groups, y[3]

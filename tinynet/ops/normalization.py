@@ -32,7 +32,7 @@ from tinynet.autograd import Op, is_dry_run, is_recording
 from tinynet.kernels import normalization as kernels
 from tinynet.kernels.pooling import Unpooled
 from tinynet.ops.activation import ReluGrad
-from tinynet.ops.pooling import MaxPoolGrad, two_by_two
+from tinynet.ops.pooling import MaxPoolGrad, images, unpooling
 from tinynet.shapes import integer
 from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
 from tinynet.typing import Array, Shape
@@ -51,9 +51,7 @@ class Moments:
 
     def sums(self, gy: Array | Unpooled, x: Array, w: Array | None, b: Array | None = None,
              relu: bool = False) -> kernels.Sums:
-        gy = gy if isinstance(gy, Unpooled) else gy.reshape(self.layout)
-        x = x.reshape(self.layout)
-        return kernels.sums_of_gradient(gy, x, self.mean, self.rstd, _flat(w), _flat(b), relu)
+        return kernels.sums_of_gradient(gy, x.reshape(self.layout), self.mean, self.rstd, _flat(w), _flat(b), relu)
 
 
 class Normalize(Op):
@@ -88,22 +86,18 @@ class Normalize(Op):
 
     def backward(self, gy: Tensor) -> Gradients:
         x, w, moments = self.x, self.w, self.moments
-        relu, unpool = (), two_by_two(self.places, x.shape) if self.pool else None
+        relu, unpool = (), unpooling(self.places, x.shape) if self.pool else None
         if unpool and is_recording():
             gy, unpool = unpool(gy), None
         if self.relu and is_recording():  # the gradients' own gradients know nothing of a ReLU: a step before them
             gy = _gated(gy, self.layout, moments.mean, moments.rstd, x, w, self.b)
         elif self.relu:
             relu = _array(self.b), True
-        sums = moments.sums(_images(gy.array, unpool), x.array, _array(w), *relu)
+        sums = moments.sums(images(gy.array, unpool), x.array, _array(w), *relu)
         gx = InputGradient(moments, sums, relu, unpool)(x, gy, *_given(w)) if self.needs[0] else None
         gw = WeightGradient(moments, sums, w.shape)(x, gy) if self.needs[1] else None
         gb = BiasGradient(sums, w.shape)(gy) if self.needs[2] else None
         return gx, gw, gb
-
-
-def _images(gy, unpool):
-    return gy if unpool is None else unpool.unwritten(gy)
 
 
 def _given(*tensors):
@@ -147,8 +141,7 @@ class InputGradient(Op):
         moments, layout = self.moments, self.moments.layout
         sums = self.sums or moments.sums(gy, x, w)
         b, relu = self.relu or (None, False)
-        gy = gy.reshape(layout) if self.unpool is None else self.unpool.unwritten(gy)
-        rows, w, b = x.reshape(layout), _flat(w), _flat(b)
+        gy, rows, w, b = images(gy, self.unpool), x.reshape(layout), _flat(w), _flat(b)
         return kernels.normalize_gradient(gy, rows, moments.mean, moments.rstd, w, sums, b, relu).reshape(x.shape)
 
     def backward(self, v: Tensor) -> Gradients:
@@ -253,13 +246,14 @@ def batch_norm(x: TensorLike, weight: TensorLike | None, bias: TensorLike | None
     training: mean and (biased) variance are those of the batch, over all axes but the last; the running ones,
     if given, are updated in place: running += momentum (batch's - running), with the unbiased variance.
     Otherwise the running ones are used. relu: max(y, 0) in place of y, made in the same passes over memory.
-    pool: of images, and in training alone, the largest of each 2x2 pixels of that, in these passes, too.
+    pool: of images (N, H, W, C), and in training alone, the largest of each 2x2 pixels of that, in these passes, too:
+    (N, H // 2, W // 2, C), and gy then counts where these stood.
     measure: what takes the batch's statistics, for a batch that is only a part (interop.mpi_batch_norm).
 
     x: (..., C), two axes or more; weight, bias: (C,) or None; running_mean, running_var: ndarrays (C,), both
     or neither. Raises ValueError for shapes that don't fit, for fewer than two values per channel in
-    training, and for an evaluation without running statistics. Bad arguments leave the running statistics as
-    they were.
+    training, for an evaluation without running statistics, and for a pool of what it can't be done of. Bad
+    arguments leave the running statistics as they were.
     Paper: Ioffe and Szegedy, Batch normalization, ICML 2015.
 
     >>> batch_norm([[1.0], [1.0], [4.0]], [1.0], [0.0], eps=2.0)

@@ -62,10 +62,6 @@ class MaxPoolGrad(Op):
         kernel, stride, start, _ = self.window
         return kernels.max_pool_scatter(gy, self.places, self.x_shape, kernel, stride, start)
 
-    def unwritten(self, gy: Array) -> kernels.Unpooled:
-        """What forward would give of 2x2 pixels, for kernels that read gy and need no pass that spreads it."""
-        return kernels.Unpooled(gy, self.places, self.x_shape[1:3])
-
     def output_shape(self, gy: Shape) -> Shape:
         return self.x_shape
 
@@ -73,9 +69,14 @@ class MaxPoolGrad(Op):
         return MaxPoolGather(self.window, self.places)(v)
 
 
-def two_by_two(places: Array, x_shape: Shape) -> MaxPoolGrad:
+def unpooling(places: Array, x_shape: Shape) -> MaxPoolGrad:
     """The gradient of pooling 2x2 pixels of images of that shape, whose largest were at these places."""
     return MaxPoolGrad(Window((2, 2), (2, 2), (0, 0), (x_shape[1] // 2, x_shape[2] // 2)), places, x_shape)
+
+
+def images(gy: Array, unpool: MaxPoolGrad | None) -> Array | kernels.Unpooled:
+    """gy, or what an unpooling would give of it, for kernels that need no pass that spreads it."""
+    return gy if unpool is None else kernels.Unpooled(gy, unpool.places, unpool.x_shape[1:3])
 
 
 class MaxPoolGather(Op):
