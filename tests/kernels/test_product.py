@@ -21,19 +21,26 @@ DTYPES = [np.float32, np.float64]
 @kernel
 def run_whole(a, b, s, c, size, floor, far):
     for _ in prange(1):
-        product.multiply("whole", a, b, s, c, size, floor, far)
+        product.multiply("whole", a, b, s, c, size, floor, far, None)
 
 
 @kernel
 def run_few(a, b, s, c, size, floor, far):
     for _ in prange(1):
-        product.multiply("few", a, b, s, c, size, floor, far)
+        product.multiply("few", a, b, s, c, size, floor, far, None)
 
 
 @kernel
 def run_any(a, b, s, c, size, floor, far):
     for _ in prange(1):
-        product.multiply("any", a, b, s, c, size, floor, far)
+        product.multiply("any", a, b, s, c, size, floor, far, None)
+
+
+@kernel
+def run_asking(a, b, s, c, size, floor, far):
+    for _ in prange(1):
+        later = (a[0], a[1] + size[0], len(a[0])), (b[0], b[1], 100 * len(b[0]))
+        product.multiply("any", a, b, s, c, size, floor, far, later)
 
 
 def kernels_for(columns, dtype):
@@ -75,6 +82,10 @@ def check(rows, columns, depth, dtype, start="bias", floor=-np.inf, far=(0, 0), 
             run((a.reshape(-1), 0, tile.NEXT, rows), packed, s, (c, at, step), (rows, columns, depth), dtype(floor),
                 far)
             np.testing.assert_array_equal(c, with_steps)                 # nothing but panels: no need to say so
+            c = aligned(before.copy())
+            run_asking((a.reshape(-1), 0, tile.NEXT, rows), packed, s, (c, at, step), (rows, columns, depth),
+                       dtype(floor), far)
+            np.testing.assert_array_equal(c, with_steps)                 # what is asked for changes nothing
             if run is not run_few:                                       # whose tiles have more rows
                 c = aligned(before.copy())
                 run((panels(a, tile.ROWS).reshape(-1), 0), packed, s, (c, at, step), (rows, columns, depth),

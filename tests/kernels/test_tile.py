@@ -20,7 +20,7 @@ def run(a, a_steps, b, b_steps, s, s_steps, c, c_steps, counts, rows, columns):
         a_h, a_w, a_u, a_v, a_k = a_steps
         b_u, b_v, b_k = b_steps
         tile.block((a, 3, a_h, a_w, a_u, a_v, a_k), (b, 2, b_u, b_v, b_k), (s, 1, s_steps[0], s_steps[1]),
-                   (c, 4, c_steps[0], c_steps[1]), counts, rows, columns, tile.NO_FLOOR, tile.NEAR)
+                   (c, 4, c_steps[0], c_steps[1]), counts, rows, columns, tile.NO_FLOOR, tile.NEAR, None)
 
 
 def expected(a, a_steps, b, b_steps, s, s_steps, counts, rows, columns):
@@ -126,27 +126,37 @@ def run_matrix(a, b, s, c, counts, rows, columns, floor, far):
     for _ in prange(1):
         tile.block((a, tile.STAY, tile.STAY, counts[2], tile.STAY, tile.STAY, tile.NEXT),
                    (b, tile.STAY, tile.STAY, tile.STAY, columns), (s, tile.STAY, tile.STAY, tile.STAY),
-                   (c, tile.STAY, tile.STAY, columns), counts, rows, columns, floor, far)
+                   (c, tile.STAY, tile.STAY, columns), counts, rows, columns, floor, far, None)
 
 
-def product(rows, columns, dtype, floor, far, first=0):
+@kernel
+def run_asking(a, b, s, c, counts, rows, columns, floor, far):
+    for _ in prange(1):
+        tile.block((a, tile.STAY, tile.STAY, counts[2], tile.STAY, tile.STAY, tile.NEXT),
+                   (b, tile.STAY, tile.STAY, tile.STAY, columns), (s, tile.STAY, tile.STAY, tile.STAY),
+                   (c, tile.STAY, tile.STAY, columns), counts, rows, columns, floor, far,
+                   ((a, counts[2], len(a)), (b, tile.STAY, len(b))))
+
+
+def product(rows, columns, dtype, floor, far, first=0, run=run_matrix):
     """A matrix product by one block, into memory that begins `first` numbers after a cache line."""
     random = np.random.default_rng(0)
     K = 5
     a, b = random.standard_normal((rows, K)).astype(dtype), random.standard_normal((K, columns)).astype(dtype)
     c = aligned(np.zeros(first + rows * columns, dtype))[first:]
-    run_matrix(a.reshape(-1), b.reshape(-1), np.zeros(columns, dtype), c, (1, 1, K), (1, rows), columns,
-               np.float32(floor), far)
+    run(a.reshape(-1), b.reshape(-1), np.zeros(columns, dtype), c, (1, 1, K), (1, rows), columns,
+        np.float32(floor), far)
     return c.reshape(rows, columns)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("columns", [3, 16, 32, 64, 72])
 def test_where_the_operands_lie_changes_nothing(columns, dtype):
-    """Asked for ahead, or written past the caches; some rows begin with a cache line, and some do not."""
+    """Asked for ahead, or in passing, or written past the caches; some rows begin with a cache line, some not."""
     for rows, first, far in itertools.product((1, tile.ROWS, 5 * tile.ROWS + 3), (0, 1), ((1, 0), (0, 1), (1, 1))):
         expected = product(rows, columns, dtype, -np.inf, (0, 0))
         np.testing.assert_array_equal(product(rows, columns, dtype, -np.inf, far, first), expected)
+        np.testing.assert_array_equal(product(rows, columns, dtype, -np.inf, far, first, run_asking), expected)
 
 
 @pytest.mark.parametrize("columns", [3, 16, 40])

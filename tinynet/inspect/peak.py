@@ -59,4 +59,4 @@ def _multiply_add(a, b, sums, repeats):
         c = (sums[thread], STAY, np.int64(COLUMNS))
         for _ in range(repeats):
             multiply("whole", (a, STAY, np.int64(DEPTH), NEXT), (b, STAY, STAY, np.int64(COLUMNS)), c, c,
-                     (np.int64(ROWS), np.int64(COLUMNS), np.int64(DEPTH)), NO_FLOOR, NEAR)
+                     (np.int64(ROWS), np.int64(COLUMNS), np.int64(DEPTH)), NO_FLOOR, NEAR, None)

@@ -331,7 +331,8 @@ def _correlate_phase(place, lines, weights, bias, target, finish, down, f, acros
                jump_u * KW * tap, jump_v * tap, tap_columns),
               (bias, m, STAY, STAY),
               (out, to + m, len(down) * TW * M, len(across) * M),
-              counts, (rows, (TW - g + len(across) - 1) // len(across)), min(columns, MG - o), floor, far)
+              counts, (rows, (TW - g + len(across) - 1) // len(across)), min(columns, MG - o), floor, far,
+              None)
 
 
 @inner

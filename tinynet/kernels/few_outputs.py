@@ -26,15 +26,16 @@ from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import empty, room_for, zeros
 from tinynet.kernels.product import multiply
 from tinynet.kernels.tasks import TASKS, none_taken, take
-from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, VECTORS
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, STAY, VECTORS
 from tinynet.kernels.window import clear, copy, load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, Shape
 
-ROWS = 16                       # of pixels a task
+ROWS = 16                       # of pixels a task, at least
 MOST = 4                        # outputs: a pixel of y is a short vector
 LEAST_INPUTS = 16               # channels of x, for which this pays
 MOST_COLUMNS = 2 * VECTOR_BYTES // 4
+ABREAST = 4                     # pixels whose taps are added up at once (1.2 to 1.4 times as fast as one by one)
 PIXELS_AT_ONCE = 128            # of a weight gradient: x and Q stay in the first cache
 
 
@@ -62,9 +63,9 @@ def gather(x: Array, w: Array, b: Array | None, padding: tuple[int, int], out_hw
     start = np.zeros(MOST, x.dtype)
     start[:O] = 0 if b is None else b
     y = empty((len(x), *out_hw, O), x.dtype)
-    window = KH, KW, *padding
-    add_shifted(np.ascontiguousarray(x), weights, np.zeros(columns, x.dtype), start, y, window, numba.get_num_threads(),
-                none_taken())
+    rows = max(1, min(out_hw[0], max(ROWS, -(-len(x) * out_hw[0] // TASKS))))
+    add_shifted(np.ascontiguousarray(x), weights, np.zeros(columns, x.dtype), start, y, (KH, KW, *padding), rows,
+                numba.get_num_threads(), none_taken())
     return y
 
 
@@ -110,8 +111,9 @@ def add_pixels(x, y, parts, window, lanes, taken):
                     _shift_row(y, ((t + k) // H, (t + k) % H), window, W, rows, shifted[k * W * columns:], columns)
                 here = sums, STAY, columns
                 so_far = here if t > begin else (nothing, STAY, STAY)
+                next_rows = flattened(x), (t + count) * W * C, min(at_once, end - t - count) * W * C
                 multiply("whole", (flattened(x), t * W * C, NEXT, C), (shifted, STAY, panel, columns), so_far, here,
-                         (C, columns, count * W), NO_FLOOR, NEAR)
+                         (C, columns, count * W), NO_FLOOR, NEAR, (next_rows,))
             p = take(taken)
 
 
@@ -132,38 +134,42 @@ def _shift_row(y, place, window, W, rows, shifted, columns):
 
 
 @kernel
-def add_shifted(x, weights, nothing, start, y, window, lanes, taken):
-    """A task is a block of rows of an image; its bits are the same in whichever lane."""
+def add_shifted(x, weights, nothing, start, y, window, rows, lanes, taken):
+    """A task is so many rows of an image; its bits are the same in whichever lane."""
     KH, KW, _, _ = window
     _, OH, OW, O = y.shape
-    blocks = (OH + ROWS - 1) // ROWS
+    blocks = (OH + rows - 1) // rows
     pitch = (OW + KW - 1) * weights.shape[1]
     for _ in prange(lanes):
         # the last vectors reach beyond the last pixel
-        products, line = room_for((ROWS + KH - 1) * pitch + MOST, x), room_for(OW * O + MOST, x)
+        products, line = room_for(KH * pitch + MOST, x), room_for(OW * O + MOST, x)
         task = take(taken)
         while task < len(x) * blocks:
-            place = task // blocks, task % blocks * ROWS
+            first = task % blocks * rows
+            place = task // blocks, first, min(rows, OH - first)
             _add_rows(place, x, weights, nothing, start, y, window, products, line)
             task = take(taken)
 
 
 @inner
 def _add_rows(place, x, weights, nothing, start, y, window, products, line):
-    """Rows of y from the place (n, i) on, each as soon as the rows of P below it are there."""
-    n, first = place
+    """So many rows of y from the place (n, i) on, each as soon as the KH rows of P below it are there.
+
+    There is room for no more of P than these, so that they stay in the first cache, or nearly so.
+    """
+    n, first, rows = place
     KH, KW, top, left = window
     _, OH, OW, O = y.shape
     columns = weights.shape[1]
     pitch = (OW + KW - 1) * columns
-    rows = min(ROWS, OH - first)
     for r in range(rows + KH - 1):
-        _multiply_row(x, weights, nothing, (n, first + r - top), left, products[r * pitch:(r + 1) * pitch])
+        at = r % KH * pitch                                  # where the row was that is not needed any more
+        _multiply_row(x, weights, nothing, (n, first + r - top), left, products[at:at + pitch])
         i = r - KH + 1
         if i >= 0:
-            # the pixel below and the tap below; the pixel to the right and the tap to the right; the next pixel
-            steps = pitch + KW * O, columns + O, columns
-            shifted_sums((products, i * pitch), steps, (np.int64(KH), np.int64(KW)), start, (line, np.int64(0)), O, OW)
+            # the row below; the tap below; the pixel to the right and the tap to the right; the next pixel
+            steps = pitch, KW * O, columns + O, columns
+            shifted_sums(products, i % KH, steps, (np.int64(KH), np.int64(KW)), start, line, O, OW)
             copy(line[:OW * O], flattened(y[n, first + i]))
 
 
@@ -181,9 +187,10 @@ def _multiply_row(x, weights, nothing, place, left, row):
     clear(row[end * columns:])
     if end > begin:
         panel = np.int64(VECTORS * (VECTOR_BYTES // x.itemsize))
+        next_row = flattened(x), (n * H + h + 1) * W * C, W * C
         multiply("whole", (flattened(x), ((n * H + h) * W + begin - left) * C, C, NEXT),
                  (flattened(weights), STAY, panel, columns), (nothing, STAY, STAY), (row, begin * columns, columns),
-                 (end - begin, columns, C), NO_FLOOR, (ONE, STAY))
+                 (end - begin, columns, C), NO_FLOOR, NEAR, (next_row,))
 
 
 @intrinsic
@@ -207,58 +214,68 @@ copy_vector = _copy_vector_numpy if config.DISABLE_JIT else _copy_vector
 
 
 @intrinsic
-def _shifted_sums(typing, p, steps, taps, start, line, O, count):
-    """line[j, :] = start + sum over u, v of p[j * steps[2] + u * steps[0] + v * steps[1], :], O numbers a pixel
+def _shifted_sums(typing, p, top, steps, taps, start, line, O, count):
+    """line[j, :] = start + sum over u, v of p[row(u), u * steps[1] + v * steps[2] + j * steps[3], :], O numbers a pixel
 
-    As vectors of MOST numbers; what one writes too much the next one overwrites.
+    p has as many rows, steps[0] apart, as there are taps, and begins with row(0) = top. Sums are vectors of MOST
+    numbers; what one writes too much the next one overwrites.
     """
-    signature = types.intp(p, steps, taps, start, line, types.intp, types.intp)
+    signature = types.none(p, top, steps, taps, start, line, types.intp, types.intp)
 
     def codegen(context, builder, signature, arguments):
-        p, line = (Operand(context, builder, signature.args[i], arguments[i]) for i in (0, 4))
-        down, across, ahead = (builder.extract_value(arguments[1], i) for i in range(3))
-        KH, KW = (builder.extract_value(arguments[2], i) for i in range(2))
-        element = context.get_data_type(signature.args[3].dtype)
-        pixel = ir.VectorType(element, MOST)
-        first = context.make_array(signature.args[3])(context, builder, arguments[3]).data
-
-        itemsize = signature.args[3].dtype.bitwidth // 8
+        p, start, line = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 4, 5))
+        pitch, down, across, ahead = (builder.extract_value(arguments[2], i) for i in range(4))
+        KH, KW = (builder.extract_value(arguments[3], i) for i in range(2))
+        _, top, *_, O, count = arguments
+        pixel = ir.VectorType(context.get_data_type(signature.args[4].dtype), MOST)
+        itemsize = signature.args[4].dtype.bitwidth // 8
 
         def load(address):
             return builder.load(builder.bitcast(address, pixel.as_pointer()), align=itemsize)
 
-        start = load(first)
+        first = load(start)
 
-        def one(j, _):
-            origin = p.at(builder.mul(j, ahead))
+        def pixels(j, size):
+            """So many from j on"""
+            places = [builder.gep(p, [builder.mul(builder.add(j, I64(i)), ahead)]) for i in range(size)]
 
             def row(u, sums):
-                at = builder.gep(origin, [builder.mul(u, down)])
-                return emit_loop(builder, KW, sums, lambda v, sums: [
-                    builder.fadd(sums[0], load(builder.gep(at, [builder.mul(v, across)])))])
+                r = builder.add(u, top)
+                r = builder.select(builder.icmp_signed("<", r, KH), r, builder.sub(r, KH))
+                at = builder.add(builder.mul(r, pitch), builder.mul(u, down))
 
-            (total,) = emit_loop(builder, KH, [start], row)
-            target = builder.bitcast(line.at(builder.mul(j, arguments[5])), pixel.as_pointer())
-            builder.store(total, target, align=itemsize)
+                def tap(v, sums):
+                    offset = builder.add(at, builder.mul(v, across))
+                    return [builder.fadd(total, load(builder.gep(place, [offset])))
+                            for total, place in zip(sums, places, strict=True)]
+
+                return emit_loop(builder, KW, sums, tap)
+
+            for i, total in enumerate(emit_loop(builder, KH, [first] * size, row)):
+                target = builder.gep(line, [builder.mul(builder.add(j, I64(i)), O)])
+                builder.store(total, builder.bitcast(target, pixel.as_pointer()), align=itemsize)
             return []
 
-        emit_loop(builder, arguments[6], [], one)
-        return I64(0)
+        whole = builder.sdiv(count, I64(ABREAST))
+        done = builder.mul(whole, I64(ABREAST))
+        with builder.if_then(builder.icmp_signed(">", whole, I64(0))):
+            emit_loop(builder, whole, [], lambda k, _: pixels(builder.mul(k, I64(ABREAST)), ABREAST))
+        with builder.if_then(builder.icmp_signed("<", done, count)):
+            emit_loop(builder, builder.sub(count, done), [], lambda k, _: pixels(builder.add(done, k), 1))
+        return context.get_dummy_value()
 
     return signature, codegen
 
 
-def _shifted_sums_numpy(p, steps, taps, start, line, O, count):
+def _shifted_sums_numpy(p, top, steps, taps, start, line, O, count):
     """The same in NumPy, for NUMBA_DISABLE_JIT=1."""
-    (p, at), (line, to) = p, line
+    pitch, down, across, ahead = steps
     for j in range(count):
-        origin = at + j * steps[2]
         total = start.copy()
         for u in range(taps[0]):
             for v in range(taps[1]):
-                total += p[origin + u * steps[0] + v * steps[1]:][:MOST]
-        line[to + j * O:][:MOST] = total
-    return 0
+                total += p[(top + u) % taps[0] * pitch + u * down + v * across + j * ahead:][:MOST]
+        line[j * O:][:MOST] = total
 
 
 shifted_sums = _shifted_sums_numpy if config.DISABLE_JIT else _shifted_sums

@@ -3,11 +3,17 @@
 A core waits some hundred nanoseconds for what is in no cache, unless it has been asked for before. Along a line of
 memory the processor sees ahead by itself; from the end of one row of a tile to the beginning of the next it doesn't.
 To ask costs one instruction and changes nothing but time: addresses that don't exist are ignored.
+
+A core can wait for some ten lines at a time. Who asks for a hundred at once waits for most of them, and does nothing
+meanwhile; who asks for one with each step of a sum has them when the sum is done. So where a product's factors come
+from memory, its tiles ask in passing for what the next one will read (Wanted). That costs a sum whose factors were near
+all along 3 to 8 % of its time, and makes one whose factors weren't 1.2 to 1.4 times as fast: the memory is read while
+the core multiplies, not before. (weight gradients of 3x3 from 3 channels, of 1x1 from 16 and 32)
 """
 from numba import config, types
 from numba.extending import intrinsic
 
-from tinynet.kernels.emit import Operand, emit_prefetch, flattened
+from tinynet.kernels.emit import I64, Operand, emit_prefetch, flattened
 from tinynet.kernels.jit import inner
 
 LINE = 64                       # bytes that come at once
@@ -28,6 +34,43 @@ def _prefetch_numpy(place):
 
 
 prefetch = _prefetch_numpy if config.DISABLE_JIT else _prefetch
+
+
+class Wanted:
+    """Pieces of memory that are wanted soon, and that the tiles of a product share out among themselves.
+
+    Of the type and value ((array, offset, how many numbers), ...), or None. tiles: how many there are; each has so many
+    steps, and asks for a line or less in each. The first tiles take the first piece, the next ones the second.
+    """
+
+    def __init__(self, context, builder, type_, value, tiles, steps):
+        self.builder, self.steps, self.pieces = builder, steps, []
+        if isinstance(type_, types.NoneType):
+            return
+        self.tiles = builder.sdiv(builder.add(tiles, I64(len(type_) - 1)), I64(len(type_)))     # of each piece
+        for i, piece in enumerate(type_):
+            array, offset, count = (builder.extract_value(value, (i, part)) for part in range(3))
+            start = builder.gep(context.make_array(piece[0])(context, builder, array).data, [offset])
+            self.pieces.append((start, builder.sdiv(count, builder.mul(self.tiles, steps))))
+
+    def share(self, tile):
+        """[where a tile's part begins, how many numbers a step], or [] if there is nothing to ask for"""
+        if not self.pieces:
+            return []
+        builder, (place, numbers) = self.builder, self.pieces[0]
+        for following in self.pieces[1:]:
+            is_later = builder.icmp_signed(">=", tile, self.tiles)
+            tile = builder.select(is_later, builder.sub(tile, self.tiles), tile)
+            place, numbers = (builder.select(is_later, *pair) for pair in zip(following, (place, numbers), strict=True))
+        return [builder.gep(place, [builder.mul(tile, builder.mul(numbers, self.steps))]), numbers]
+
+    def ask(self, share):
+        """One step's part of it; returns what is left."""
+        if not share:
+            return []
+        place, numbers = share
+        emit_prefetch(self.builder, place)
+        return [self.builder.gep(place, [numbers]), numbers]
 
 
 @inner

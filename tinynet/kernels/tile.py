@@ -42,6 +42,7 @@ from tinynet.kernels.emit import (
     unknown,
 )
 from tinynet.kernels.jit import inner
+from tinynet.kernels.prefetch import Wanted
 from tinynet.typing import DType
 
 # Sums, plus a step's vectors of B, plus the number of A that is just in use, must fit into the registers:
@@ -82,7 +83,7 @@ def effort(columns: int) -> float:
 
 
 @inner
-def block(a, b, s, c, counts, rows, columns, floor, far):
+def block(a, b, s, c, counts, rows, columns, floor, far, later):
     """C[h, w, i] = max(floor, S[h, w, i] + sum_uvk A[h, w, u, v, k] B[u, v, k, i]), tile by tile
 
     a = (array, offset, step of h, of w, of u, of v, of k)     counts = (how many u, v, k), or none
@@ -91,6 +92,7 @@ def block(a, b, s, c, counts, rows, columns, floor, far):
     c = (array, offset, step of h, of w)
     floor: NO_FLOOR, or what C is at least
     far = (A, C), 1 for what is in no cache: A is asked for ahead (prefetch.py), C goes past the caches (streaming.py)
+    later: memory that the tiles ask for in passing, as product.multiply has it
     """
     if counts[0] * counts[1] * counts[2] == 0:
         return _copy_rows(s, c, rows, columns, floor)
@@ -99,6 +101,7 @@ def block(a, b, s, c, counts, rows, columns, floor, far):
     if a[2] == width * a[3] and s[2] == width * s[3] and c[2] == width * c[3]:
         height, width = 1, height * width            # all of them are one line
     is_flat = height * width <= FLAT_ROWS and columns > VECTORS * lanes
+    index, tiles = 0, (height * width + ROWS - 1) // ROWS * ((columns - 1) // (VECTORS * lanes) + 1)
     for i in range(0, columns, (FLAT_VECTORS if is_flat else VECTORS) * lanes):
         left = columns - i
         bi = (b[0], b[1] + i, b[2], b[3], b[4])
@@ -108,13 +111,18 @@ def block(a, b, s, c, counts, rows, columns, floor, far):
             sr = (s[0], s[1] + h * s[2] + w * s[3] + i, s[2], s[3])
             cr = (c[0], c[1] + h * c[2] + w * c[3] + i, c[2], c[3])
             if is_flat:
-                done = tile(FLAT_ROWS, FLAT, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
+                done = tile(FLAT_ROWS, FLAT, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far, later,
+                            (index, tiles))
             elif VECTORS > 1 and left > lanes:
-                done = tile(ROWS, WIDE, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
+                done = tile(ROWS, WIDE, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far, later,
+                            (index, tiles))
             elif HAS_SLIM and left <= lanes // 2:
-                done = tile(SLIM_ROWS, SLIM, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
+                done = tile(SLIM_ROWS, SLIM, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far, later,
+                            (index, tiles))
             else:
-                done = tile(ROWS, NARROW, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far)
+                done = tile(ROWS, NARROW, ar, bi, sr, cr, counts, (w, width, todo), left, floor, far, later,
+                            (index, tiles))
+            index += (done + ROWS - 1) // ROWS
             todo -= done                             # what it says that it did, so that no row can be dropped
             w += done
             while w >= width:
@@ -132,17 +140,17 @@ def _copy_rows(s, c, rows, columns, floor):
 
 
 @intrinsic(prefer_literal=True)
-def _tile(typing, most_rows, size, a, b, s, c, counts, rows, columns, floor, far):
+def _tile(typing, most_rows, size, a, b, s, c, counts, rows, columns, floor, far, later, turn):
     """The first tiles of the rest of a block, of most_rows rows of `size` bytes; returns how many rows it did.
 
     rows = (w of the first row, how many w, how many rows are left), columns = how many columns are left. As many tiles
     as fit into the rest of the line, or one that goes on in the next line. If fewer rows are left than fit, the missing
     ones are computed as copies of the last and written onto it, the same values again: that is cheaper than to ask.
-    Missing columns are neither read nor written.
+    Missing columns are neither read nor written. turn = (which of a block's tiles it is, of how many).
     """
     if not isinstance(most_rows, types.IntegerLiteral) or not isinstance(size, types.IntegerLiteral):
         return None
-    signature = types.intp(most_rows, size, a, b, s, c, counts, rows, types.intp, floor, far)
+    signature = types.intp(most_rows, size, a, b, s, c, counts, rows, types.intp, floor, far, later, turn)
     height, width = most_rows.literal_value, max(1, size.literal_value // VECTOR_BYTES)        # in vectors
 
     def codegen(context, builder, signature, arguments):
@@ -153,6 +161,9 @@ def _tile(typing, most_rows, size, a, b, s, c, counts, rows, columns, floor, far
         vector = Vector(builder, signature.args[2][0].dtype, size.literal_value // width)
         floor, far = context.cast(builder, arguments[9], signature.args[9], signature.args[2][0].dtype), arguments[10]
         a_is_far, c_is_far = (builder.icmp_signed("!=", builder.extract_value(far, i), I64(0)) for i in range(2))
+        index, in_all = (builder.extract_value(arguments[12], i) for i in range(2))
+        steps = functools.reduce(builder.mul, counts)
+        wanted = index, Wanted(context, builder, signature.args[11], arguments[11], in_all, steps)
         fitting = builder.sdiv(builder.sub(line, w), I64(height))
         tiles = builder.select(builder.icmp_signed(">", fitting, I64(1)), fitting, I64(1))
         is_whole = builder.icmp_signed(">=", columns, I64(width * vector.lanes))
@@ -161,17 +172,18 @@ def _tile(typing, most_rows, size, a, b, s, c, counts, rows, columns, floor, far
                 fills_line = size.literal_value >= VECTOR_BYTES      # what doesn't should not go past the caches
                 streams = builder.and_(c_is_far, vector.is_lined_up(operands[3])) if fills_line else None
                 far = a_is_far, streams
-                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, [None] * width, floor, far)
+                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, [None] * width, floor, far, wanted)
             with otherwise:
                 parts = [vector.part(builder.sub(columns, I64(i * vector.lanes))) for i in range(width)]
-                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, parts, floor, (a_is_far, None))
+                _emit_tiles(builder, vector, height, *operands, counts, rows, tiles, parts, floor, (a_is_far, None),
+                            wanted)
         done = builder.mul(tiles, I64(height))
         return builder.select(builder.icmp_signed("<", left, done), left, done)
 
     return signature, codegen
 
 
-def _tile_numpy(most_rows, size, a, b, s, c, counts, rows, columns, floor, far):
+def _tile_numpy(most_rows, size, a, b, s, c, counts, rows, columns, floor, far, later, turn):
     """The same in NumPy, for NUMBA_DISABLE_JIT=1."""
     def view(operand, offset, shape, steps):
         array = operand[0][operand[1] + offset:]
@@ -197,7 +209,7 @@ tile = _tile_numpy if config.DISABLE_JIT else _tile
 
 # ---- What the tile emits, from the whole down to its parts -------------------------------------------------
 
-def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, parts, floor, far):
+def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, parts, floor, far, wanted):
     """For each tile: ask for a later A, load the sums from S, let u, v and k run, store the sums to C."""
     a_rows, s_rows, c_rows = row_offsets(builder, most_rows, rows, (a.steps, s.steps, c.steps))
 
@@ -205,27 +217,28 @@ def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, par
         """the addresses of the vectors side by side from there on, each with the part of it that there is"""
         return [(operand.at(*offsets, I64(i * vector.lanes)), part) for i, part in enumerate(parts)]
 
-    def step(a_offset, b_offset, sums):
+    def step(a_offset, b_offset, values):
         """One k: the number of A of each row times each vector of B."""
+        sums, share = values[:most_rows * len(parts)], values[most_rows * len(parts):]
         a_offset, b_offset = unknown(builder, a_offset), unknown(builder, b_offset)
         columns = [vector.load(*where) for where in vectors(b, b_offset)]
         numbers = [vector.spread(builder.load(a.at(row, a_offset))) for row in a_rows]
         products = [(number, column) for number in numbers for column in columns]
-        return [vector.multiply_add(*pair, one) for pair, one in zip(products, sums, strict=True)]
+        return [vector.multiply_add(*pair, one) for pair, one in zip(products, sums, strict=True)] + wanted.ask(share)
 
-    def nest(depth, a_offset, b_offset, sums):
+    def nest(depth, a_offset, b_offset, values):
         """The loop over u (depth 0), v or k, and in it the deeper ones."""
         if depth == 3:
-            return step(a_offset, b_offset, sums)
+            return step(a_offset, b_offset, values)
 
-        def body(i, sums):
+        def body(i, values):
             a_next = builder.add(a_offset, builder.mul(i, a.steps[2 + depth]))
             b_next = builder.add(b_offset, builder.mul(i, b.steps[depth]))
-            return nest(depth + 1, a_next, b_next, sums)
+            return nest(depth + 1, a_next, b_next, values)
 
-        return emit_loop(builder, counts[depth], sums, body)
+        return emit_loop(builder, counts[depth], values, body)
 
-    lowest = vector.spread(floor)
+    lowest, (index, wanted) = vector.spread(floor), wanted
     u, v, k = counts
     one_run = ((u, I64(1)), (v, I64(1)), (a.steps[4], I64(1)), (a.steps[1], k))      # A's rows follow each other
     asks = functools.reduce(builder.and_, [far[0], *(builder.icmp_signed("==", *pair) for pair in one_run)])
@@ -242,7 +255,8 @@ def _emit_tiles(builder, vector, most_rows, a, b, s, c, counts, rows, tiles, par
         with builder.if_then(asks):
             emit_loop(builder, lines, [], functools.partial(ask, to_a))
         sums = [vector.load(*where) for row in s_rows for where in vectors(s, row, to_s)]
-        sums = [vector.maximum(one, lowest) for one in nest(0, to_a, I64(0), sums)]
+        values = nest(0, to_a, I64(0), sums + wanted.share(builder.add(index, i)))
+        sums = [vector.maximum(one, lowest) for one in values[:len(sums)]]
         vector.store_all(sums, [where for row in c_rows for where in vectors(c, row, to_c)], far[1])
         return []
 

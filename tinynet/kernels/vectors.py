@@ -91,7 +91,8 @@ def _mix_columns(a, b, zeros, parts, p, begin):
     for n in range(begin, min(N, begin + COLUMNS), width):
         tile(1, WIDTH, (a, k, STAY, STAY, STAY, STAY, NEXT), (flattened(b), k * N + n, STAY, STAY, N),
              (zeros, STAY, STAY, STAY), (flattened(parts), p * N + n, STAY, STAY),
-             (ONE, ONE, end - k), (STAY, ONE, ONE), min(N, begin + COLUMNS) - n, NO_FLOOR, NEAR)
+             (ONE, ONE, end - k), (STAY, ONE, ONE), min(N, begin + COLUMNS) - n, NO_FLOOR, NEAR, None,
+             (STAY, ONE))
 
 
 @kernel

@@ -30,6 +30,7 @@ from tinynet.typing import Array
 
 PIXELS_AT_ONCE = 256            # whose y, a tile's columns, and x, a tile's rows, stay in the first cache
 FEW_INPUTS = 64                 # where there are more, half as many pixels: theirs lie far apart and share places there
+FEW_WEIGHTS = 32                # of an output channel: so few products for each y that the memory decides
 MANY_WEIGHTS = 64               # of an output channel, for which it is worth the copy to cut y into panels
 MOST_PARTIAL_WEIGHTS = 2 ** 20  # in all parts together: to add them up takes time, too
 
@@ -118,18 +119,20 @@ def _add_part(x, y, places, y_hw, parts, p, o, columns, is_narrow, at_once, scra
             here = lines, origin + (i - i0) * sh * width * C, width * C, C
             count = min(at_once, i1 - i)
             pixels, at = flattened(y), (n * OH + i) * OW * O
+            later = flattened(y), at + count * OW * O, at_once * OW * O
             if places.size:
                 pixels, at = unpooled, 0
+                later = later[0], (n * y.shape[1] + (i + count) // 2) * y.shape[2] * O, later[2] // 4
                 for k in range(count):
                     unpool_row(y, places, n, i + k, STAY, unpooled[k * OW * O:(k + 1) * OW * O])
-            _add_rows((count, OW, O), here, (pixels, at), sums, window, o, columns, is_narrow, panels)
+            _add_rows((count, OW, O), here, (pixels, at), sums, window, o, columns, is_narrow, panels, later)
 
 
 @inner
-def _add_rows(size, lines, y, sums, window, o, columns, is_narrow, panels):
+def _add_rows(size, lines, y, sums, window, o, columns, is_narrow, panels, later):
     """sums[u,v,c,o] += sum_ij x[i*sh + u*dh, j*sw + v*dw, c] y[i,j,o] over some rows i, group by group
 
-    size = (rows, OW, O), y = (array, offset).
+    size = (rows, OW, O), y = (array, offset), later: what will be read of y next, as block() has it.
 
     is_narrow: sums[u,o,v,c], the tile's rows being o, its columns v and c.
     Where many weights meet each y, it is cut into panels, if there is room for them.
@@ -162,4 +165,7 @@ def _add_rows(size, lines, y, sums, window, o, columns, is_narrow, panels):
                     rows = KH, inner_rows
                 if panels.size:
                     b = panels, q * count * OW, OW * abreast, STAY, abreast
-                block(a, b, c, c, pixels, rows, min(abreast, width - q), NO_FLOOR, NEAR)
+                if rows[0] * rows[1] <= FEW_WEIGHTS:
+                    block(a, b, c, c, pixels, rows, min(abreast, width - q), NO_FLOOR, NEAR, (later,))
+                else:
+                    block(a, b, c, c, pixels, rows, min(abreast, width - q), NO_FLOOR, NEAR, None)

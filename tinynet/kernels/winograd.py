@@ -164,7 +164,8 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
     tiles = min(tiles, -(-total // count))
     scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
-    add_products(x, y, places, parts, np.zeros(O, x.dtype), source, grid, r, tiles, scratch, none_taken())
+    is_far = ONE if is_streamed(x, y) else STAY
+    add_products(x, y, places, parts, np.zeros(O, x.dtype), source, grid, r, tiles, is_far, scratch, none_taken())
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     w = empty((*kernel_hw, C, O), x.dtype)
     weights_back(U, w, source[0])
@@ -334,11 +335,13 @@ def _convolve_tiles(task, lanes, x, x_places, U, nothing, y, epilogue, source, t
     else:
         to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
     later = first + lanes * tiles
-    place, later_count = position(later, grid), min(tiles, len(x) * grid[0] * grid[1] - later)
+    place, later_count = position(later, grid), 0
+    if epilogue[3] and not x_places.size:                    # what the caches hold comes without being asked for
+        later_count = min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
         multiply("whole", (V, p * v_step, C, NEXT), (flattened(U), p * plane), (nothing, STAY, STAY),
-                 (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR)
-        place = ask_for(x, place, 0 if x_places.size else part(later_count, p), source, grid, m, np.int64(N))
+                 (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR, None)
+        place = ask_for(x, place, part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
         from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (check, STAY))
     else:
@@ -348,17 +351,20 @@ def _convolve_tiles(task, lanes, x, x_places, U, nothing, y, epilogue, source, t
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 @kernel
-def add_products(x, y, places, parts, nothing, source, grid, r, tiles, scratch, taken):
-    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place; places: as y's stored()"""
+def add_products(x, y, places, parts, nothing, source, grid, r, tiles, is_far, scratch, taken):
+    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place
+
+    places: as y's stored(). is_far: x and y are in no cache.
+    """
     for lane in prange(len(scratch)):
         k = take(taken)
         while k < len(parts):
-            _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, scratch[lane])
+            _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, is_far, scratch[lane])
             k = take(taken)
 
 
 @inner
-def _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, scratch):
+def _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, is_far, scratch):
     C, O, plane = source[0]**2 * x.shape[3], y.shape[3], parts.shape[3]
     m = N + 1 - r
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
@@ -375,10 +381,11 @@ def _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, scratch):
         else:
             to_places(y, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
         x_place = y_place = position(first + tiles, grid)
-        later_count = min(tiles, everything - first - tiles)
+        later_count = min(tiles, everything - first - tiles) if is_far else 0
         for p in range(N * N):
             here = sums, p * plane, O
             multiply("whole", (V, p * v_step, NEXT, C), (D, p * d_step, PANEL, O),
-                     here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, NEAR)
+                     here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, NEAR,
+                     None)
             x_place = ask_for(x, x_place, part(later_count, p), source, grid, m, np.int64(N))
             y_place = ask_for(y, y_place, 0 if places.size else part(later_count, p), (ONE, STAY, STAY), grid, m, m)
