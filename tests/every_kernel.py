@@ -73,7 +73,8 @@ def _products(draw, rng):
 
 
 def _functions(draw, rng):
-    for fn in (tn.relu, tn.sigmoid, tn.tanh, tn.gelu, lambda x: x * x + x):
+    for fn in (tn.relu, tn.sigmoid, tn.tanh, tn.gelu, lambda x: tn.softmax(x) ** 2, tn.log_softmax,
+               lambda x: x * x + x):
         x = draw(LARGE // 64 + 1, 64)
         yield _backward(fn(x), x)
 

@@ -1,4 +1,4 @@
-"""The softmax cross-entropy kernel against its twin: values, gradients, every tail of a block, NaN, threads."""
+"""Softmax and its cross-entropy against their twins: values, gradients, every tail of a block, NaN, threads."""
 
 import math
 
@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from tests.naive import loss as naive
 from tinynet.kernels.jit import kernel, prange
-from tinynet.kernels.softmax import LOWEST, exp_float32, log_float32, softmax_cross_entropy
+from tinynet.kernels.softmax import (
+    LOWEST,
+    exp_float32,
+    log_float32,
+    softmax,
+    softmax_cross_entropy,
+    softmax_gradient,
+)
 
 NONE = np.empty(0)
 
@@ -38,6 +45,36 @@ def test_against_the_definition(M, K, smoothing, some_ignored):
         assert loss.dtype == gradient.dtype == dtype
         np.testing.assert_allclose(loss, expected, rtol=tolerance, atol=tolerance * 3)
         np.testing.assert_allclose(gradient, expected_gradient, rtol=tolerance, atol=tolerance * 2)
+
+
+@pytest.mark.parametrize("logarithm", [False, True])
+@pytest.mark.parametrize("M", [1, 63, 64, 65, 1100])
+@pytest.mark.parametrize("K", [1, 12, 70])
+def test_softmax_and_its_gradient_against_the_definition(M, K, logarithm):
+    x, _, _ = draw(M, K)
+    g = np.random.default_rng(1).normal(size=(M, K))
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    jacobian = np.eye(K) - p[:, None] if logarithm else p[:, :, None] * (np.eye(K) - p[:, None])    # of [m, out, in]
+    expected, slope = np.log(p) if logarithm else p, np.einsum("mji,mj->mi", jacobian, g)
+    for dtype, tolerance in ((np.float64, 1e-13), (np.float32, 3e-6)):
+        y = softmax(x.astype(dtype), logarithm)
+        gx = softmax_gradient(expected.astype(dtype), g.astype(dtype), logarithm)
+        assert y.dtype == gx.dtype == dtype
+        np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(gx, slope, rtol=tolerance, atol=tolerance * 10)
+
+
+@pytest.mark.parametrize("logarithm", [False, True])
+def test_a_pixel_of_softmax_depends_on_no_other(logarithm):
+    x, _, _ = draw(150, 7, np.float32)
+    y, gx = softmax(x, logarithm), softmax_gradient(x, x, logarithm)
+    np.testing.assert_array_equal(softmax(x[60:71], logarithm), y[60:71])
+    np.testing.assert_array_equal(softmax_gradient(x[60:71], x[60:71], logarithm), gx[60:71])
+    x[64, 3] = np.nan
+    wrong = np.isnan(softmax(x, logarithm))
+    assert wrong[64].all() and wrong.sum() == 7
+    wrong = np.isnan(softmax_gradient(x, x, logarithm))
+    assert wrong[64].all() and wrong.sum() == 7
 
 
 def test_without_the_gradient_the_losses_are_the_same():

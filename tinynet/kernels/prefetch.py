@@ -81,5 +81,11 @@ def prefetch_window(x, n, top, bottom, left, right):
     left, right = max(0, left), min(right, W)
     for h in range(max(0, top), min(bottom, H)):
         begin = ((n * H + h) * W + left) * C
-        for i in range(begin, begin + (right - left) * C, LINE // x.itemsize):
-            prefetch((flat, i))
+        prefetch_run(flat, begin, begin + (right - left) * C)
+
+
+@inner
+def prefetch_run(flat, begin, end):
+    """Ask for the numbers from `begin` to `end` of a contiguous array."""
+    for i in range(begin, end, LINE // flat.itemsize):
+        prefetch((flat, i))

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy: the loss of every pixel, and its gradient, in one pass over the logits.
+"""Softmax, and its cross-entropy: the loss of every pixel, and its gradient, in one pass over the logits.
 
     z_k    = x_k - max_j x_j                        a pixel's logits, shifted so that exp can't overflow
     p_k    = exp(z_k) / sum_j exp(z_j)              softmax
@@ -17,8 +17,10 @@ import math
 import numba
 import numpy as np
 
+from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty
+from tinynet.kernels.prefetch import prefetch_run
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.turning import turn_block
 from tinynet.typing import Array
@@ -41,6 +43,31 @@ L6, L7, L8 = np.float32(1.1676998740e-1), np.float32(-1.1514610310e-1), np.float
 ROOT = np.float32(1.4142135)
 
 
+def softmax(x: Array, logarithm: bool = False) -> Array:
+    """p_k, or log p_k, of each pixel: x (M, K); returns (M, K).
+
+    >>> softmax(np.array([[0.0, 1000.0, 1000.0]]))
+    array([[0. , 0.5, 0.5]])
+    """
+    p = empty(x.shape, x.dtype)
+    _softmax(np.ascontiguousarray(x), p, logarithm, numba.get_num_threads(), none_taken())
+    return p
+
+
+def softmax_gradient(p: Array, gp: Array, logarithm: bool = False) -> Array:
+    """The gradient in x of p = softmax(x): p_k (gp_k - sum_j gp_j p_j); or gy_k - e^y_k sum_j gy_j of its logarithm y.
+
+    p or y, and their gradient: (M, K); returns (M, K).
+
+    >>> softmax_gradient(np.array([[0.5, 0.5]]), np.array([[1.0, 0.0]]))
+    array([[ 0.25, -0.25]])
+    """
+    gx = empty(p.shape, p.dtype)
+    gp = np.require(gp, requirements="CW")  # a repeated number is read-only, for which numba would compile anew
+    _softmax_gradient(np.ascontiguousarray(p), gp, gx, logarithm, numba.get_num_threads(), none_taken())
+    return gx
+
+
 def softmax_cross_entropy(logits: Array, target: Array, hard: Array, soft: Array, scale: float,
                           with_gradient: bool) -> tuple[Array, Array | None]:
     """The losses (M,) of all pixels and `scale` times their gradient (M, K), which is None unless asked for.
@@ -59,6 +86,83 @@ def softmax_cross_entropy(logits: Array, target: Array, hard: Array, soft: Array
 
 
 @kernel
+def _softmax(x, p, logarithm, lanes, taken):
+    """A task is a chunk of pixels."""
+    M, K = x.shape
+    for _ in prange(lanes):
+        z, e = np.zeros((K, LANES), x.dtype), np.zeros((K, LANES), x.dtype)
+        total = np.zeros(LANES, x.dtype)
+        chunk = take(taken)
+        while chunk * CHUNK < M:
+            stop = min(M, (chunk + 1) * CHUNK)
+            for m in range(chunk * CHUNK, stop, LANES):
+                end = min(m + LANES, stop)
+                _ask_for_next(x, p, m)
+                _shifted_logits(x[m:end], z, total)
+                e[:] = z
+                _exp_and_sum(e, total)
+                _normalized(z, e, total, logarithm)
+                turn_block(e[:, : end - m], p[m:end])
+            chunk = take(taken)
+
+
+@kernel
+def _softmax_gradient(p, gp, gx, logarithm, lanes, taken):
+    """A task is a chunk of pixels."""
+    M, K = p.shape
+    for _ in prange(lanes):
+        e, g = np.zeros((K, LANES), p.dtype), np.zeros((K, LANES), p.dtype)
+        total = np.zeros(LANES, p.dtype)
+        chunk = take(taken)
+        while chunk * CHUNK < M:
+            stop = min(M, (chunk + 1) * CHUNK)
+            for m in range(chunk * CHUNK, stop, LANES):
+                end = min(m + LANES, stop)
+                _ask_for_next(p, gp, m)
+                turn_block(p[m:end], e)
+                turn_block(gp[m:end], g)
+                if logarithm:
+                    _exp_and_sum(e, total)
+                _through_softmax(e, g, total, logarithm)
+                turn_block(g[:, : end - m], gx[m:end])
+            chunk = take(taken)
+
+
+@inner
+def _through_softmax(p, g, total, logarithm):
+    """g_k = p_k (g_k - sum_j g_j p_j), or g_k - p_k sum_j g_j"""
+    total[:] = 0
+    for k in range(len(g)):
+        for i in range(LANES):
+            total[i] += g[k, i] if logarithm else g[k, i] * p[k, i]
+    for k in range(len(g)):
+        for i in range(LANES):
+            g[k, i] = g[k, i] - p[k, i] * total[i] if logarithm else p[k, i] * (g[k, i] - total[i])
+
+
+@inner
+def _ask_for_next(x, y, m):
+    """Ask for the block of pixels after that which begins at m, while this one is computed."""
+    begin, end = (m + LANES) * x.shape[1], (m + 2 * LANES) * x.shape[1]
+    prefetch_run(flattened(x), begin, end)
+    prefetch_run(flattened(y), begin, end)
+
+
+@inner
+def _normalized(z, e, total, logarithm):
+    """e_k = e_k / total, or z_k - log total"""
+    if logarithm and total.itemsize == 4:
+        for i in range(LANES):
+            total[i] = log_float32(total[i])
+    elif logarithm:
+        for i in range(LANES):
+            total[i] = math.log(total[i])
+    for k in range(len(e)):
+        for i in range(LANES):
+            e[k, i] = z[k, i] - total[i] if logarithm else e[k, i] / total[i]
+
+
+@kernel
 def _cross_entropy(logits, target, hard, soft, scale, loss, gradient, lanes, taken):
     """A task is a chunk of pixels."""
     M, K = logits.shape
@@ -71,6 +175,7 @@ def _cross_entropy(logits, target, hard, soft, scale, loss, gradient, lanes, tak
             stop = min(M, (chunk + 1) * CHUNK)
             for m in range(chunk * CHUNK, stop, LANES):
                 end = min(m + LANES, stop)
+                _ask_for_next(logits, gradient, m)
                 _shifted_logits(logits[m:end], z, total)
                 _linear_part(z, target[m:end], hard, soft, asked, loss[m:end])
                 _exp_and_sum(z, total)

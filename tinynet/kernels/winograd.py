@@ -41,7 +41,7 @@ import numpy as np
 from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
-from tinynet.kernels.memory import aligned, empty
+from tinynet.kernels.memory import empty
 from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.pooling import NO_PLACES, Unpooled, max_pool, stored
 from tinynet.kernels.prepared import prepared
@@ -174,7 +174,7 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
 
 def _gathering(w):
     """U for w as it is: the folds of 4x4 are one below the other"""
-    return _transformed(aligned(w), True)
+    return _transformed(np.ascontiguousarray(w), True)
 
 
 def _scattering(w):

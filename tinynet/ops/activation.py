@@ -11,6 +11,8 @@ from tinynet.autograd import Op
 from tinynet.kernels import activation as kernels
 from tinynet.kernels.elementwise import multiply
 from tinynet.kernels.reduction import sum_rows
+from tinynet.kernels.softmax import softmax as softmax_of_rows
+from tinynet.kernels.softmax import softmax_gradient
 from tinynet.ops.arithmetic import exp
 from tinynet.random import generator
 from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
@@ -174,13 +176,27 @@ class Softmax(Op):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(invalid="ignore"):  # Inf - Inf is NaN, and travels
-            e = np.exp(x - x.max(self.axis, keepdims=True))
-        return e / e.sum(self.axis, keepdims=True)
+        return _by_rows(softmax_of_rows, self.axis, x)
 
     def backward(self, gp: Tensor) -> Tensor:
-        p = self.output
-        return p * (gp - (gp * p).sum(self.axis, keepdims=True))
+        return SoftmaxGrad(self.axis)(gp, self.output)
+
+
+class SoftmaxGrad(Op):
+    """gx = p (gp - sum gp p): linear in gp, and its own adjoint;  d/dp: v (gp - sum gp p) - gp sum v p"""
+
+    keeps = ("gp", "p")
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, gp: Array, p: Array) -> Array:
+        return _by_rows(softmax_gradient, self.axis, p, gp)
+
+    def backward(self, v: Tensor) -> Gradients:
+        gp, p = self.gp, self.p
+        in_p = v * (gp - _sum(gp * p, self.axis)) - gp * _sum(v * p, self.axis) if self.needs[1] else None
+        return SoftmaxGrad(self.axis)(v, p), in_p
 
 
 class LogSoftmax(Op):
@@ -192,12 +208,38 @@ class LogSoftmax(Op):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(invalid="ignore"):
-            z = x - x.max(self.axis, keepdims=True)
-        return z - np.log(np.exp(z).sum(self.axis, keepdims=True))
+        return _by_rows(softmax_of_rows, self.axis, x, logarithm=True)
 
     def backward(self, gy: Tensor) -> Tensor:
-        return gy - exp(self.output) * gy.sum(self.axis, keepdims=True)
+        return LogSoftmaxGrad(self.axis)(gy, self.output)
+
+
+class LogSoftmaxGrad(Op):
+    """gx = gy - e^y sum gy: linear in gy, its adjoint v - sum v e^y;  in y its derivative is -v e^y sum gy"""
+
+    keeps = ("gy", "y")
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, gy: Array, y: Array) -> Array:
+        return _by_rows(softmax_gradient, self.axis, y, gy, logarithm=True)
+
+    def backward(self, v: Tensor) -> Gradients:
+        share = v * exp(self.y)
+        in_y = -share * _sum(self.gy, self.axis) if self.needs[1] else None
+        return v - _sum(share, self.axis), in_y
+
+
+def _by_rows(kernel, axis, *arrays, **options):
+    """A kernel for rows, along any axis of such arrays"""
+    arrays = [x.swapaxes(axis, -1) for x in arrays]
+    y = kernel(*(x.reshape(-1, x.shape[-1]) for x in arrays), **options).reshape(arrays[0].shape)
+    return np.ascontiguousarray(y.swapaxes(axis, -1))
+
+
+def _sum(x, axis):
+    return x.sum(axis, keepdims=True)
 
 
 def relu(x: TensorLike) -> Tensor:
