@@ -31,6 +31,7 @@ from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, room_for
 from tinynet.kernels.pooling import NO_PLACES, Unpooled, best_of_four, stored, unpool_run, whole
+from tinynet.kernels.prefetch import prefetch_ahead
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array, Shape
 
@@ -242,6 +243,7 @@ def _add_moments(x, origin, sum1, sum2):
     L = len(origin)
     for i in range(0, len(x), L):
         row = x[i : min(i + L, len(x))]
+        prefetch_ahead(row)
         for c in range(len(row)):
             d = row[c] - origin[c]
             sum1[c] += d
@@ -374,6 +376,8 @@ def _add_products(gy, x, line, relu, gated, sum1, sum2):
     L, zero = len(m), x.dtype.type(0)
     for i in range(0, len(x), L):
         row, g_row = x[i : min(i + L, len(x))], gy[i : min(i + L, len(x))]
+        prefetch_ahead(row)
+        prefetch_ahead(g_row)
         if relu:
             for c in range(len(row)):
                 value = g_row[c]  # read in any case: then no branch stops the loop from vectorising

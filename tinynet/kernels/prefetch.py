@@ -2,6 +2,8 @@
 
 A core waits some hundred nanoseconds for what is in no cache, unless it has been asked for before. Along a line of
 memory the processor sees ahead by itself; from the end of one row of a tile to the beginning of the next it doesn't.
+And where all that one does is to read, it doesn't see far enough: sums over images that come from memory, those of
+batch normalisation among them, are 1.1 to 1.4 times as fast if each row asks for another one (prefetch_ahead).
 To ask costs one instruction and changes nothing but time: addresses that don't exist are ignored.
 
 A core can wait for some ten lines at a time. Who asks for a hundred at once waits for most of them, and does nothing
@@ -17,6 +19,7 @@ from tinynet.kernels.emit import I64, Operand, emit_prefetch, flattened
 from tinynet.kernels.jit import inner
 
 LINE = 64                       # bytes that come at once
+AHEAD = 2048                    # bytes (sums of batch normalisation: 1.3 times as fast; with 8 KB 1.25)
 
 
 @intrinsic
@@ -82,6 +85,13 @@ def prefetch_window(x, n, top, bottom, left, right):
     for h in range(max(0, top), min(bottom, H)):
         begin = ((n * H + h) * W + left) * C
         prefetch_run(flat, begin, begin + (right - left) * C)
+
+
+@inner
+def prefetch_ahead(row):
+    """Ask for the numbers AHEAD bytes after those of a row: who does so for each row has asked for nearly all."""
+    skipped = AHEAD // row.itemsize
+    prefetch_run(row, skipped, skipped + len(row))
 
 
 @inner

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 
 from tinynet.kernels.jit import inner, kernel, prange
+from tinynet.kernels.prefetch import prefetch_ahead
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.typing import Array
 
@@ -78,7 +79,9 @@ def sum_chunks(x, gate, gated, partial, lanes, taken):
             sums = room[: stop - start]
             sums[:] = 0
             for r in range(p * R // P, (p + 1) * R // P):
+                prefetch_ahead(x[r, start:stop])
                 if len(gate):
+                    prefetch_ahead(gate[r, start:stop])
                     shut(gated[r, start:stop], gate[r, start:stop])
                 row = x[r, start:stop]
                 for c in range(stop - start):
