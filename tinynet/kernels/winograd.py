@@ -161,8 +161,9 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     tiles, total = _tiles_at_once(rows, O, 1), len(x) * math.prod(grid)
     x, (y, places) = np.ascontiguousarray(x), stored(y)
     count = max(1, min(MOST_PARTS, total // min(tiles, PART_TILES)))
+    of_part = -(-total // count)
+    tiles = -(-of_part // max(1, round(of_part / tiles)))    # of a block, each of which adds to all of dU
     parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
-    tiles = min(tiles, -(-total // count))
     scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
     is_far = ONE if is_streamed(x, y) else STAY
     add_products(x, y, places, parts, np.zeros(O, x.dtype), source, grid, r, tiles, is_far, scratch, none_taken())
