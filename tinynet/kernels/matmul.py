@@ -234,7 +234,7 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, f
             times("any", (a_panels, STAY), (b_panels, STAY), begin, target, size, lowest, where, None)
         elif N <= VECTOR_BYTES // 2 // a.itemsize:
             times("few", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where, None)
-        elif a_row == 1 and K > DEPTH:                       # many pixels: the next ones are asked for in passing
+        elif a_row == 1 and K > DEPTH and rows == M:         # many pixels, of which the next are asked for in passing
             after = min(depth, end - k - count)
             later = (a, a_first + count * a_k, after * a_k), (b, b_first + count * b_k, after * b_k)
             times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where, later)
