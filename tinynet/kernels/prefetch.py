@@ -3,13 +3,13 @@
 A core waits some hundred nanoseconds for what is in no cache, unless it has been asked for before. Along a line of
 memory the processor sees ahead by itself; from the end of one row of a tile to the beginning of the next it doesn't.
 And where all that one does is to read, it doesn't see far enough: sums over images that come from memory, those of
-batch normalisation among them, are 1.1 to 1.4 times as fast if each row asks for another one (prefetch_ahead).
+batch normalisation among them, are up to 1.4 times as fast if each row asks for another one (prefetch_ahead).
 To ask costs one instruction and changes nothing but time: addresses that don't exist are ignored.
 
 A core can wait for some ten lines at a time. Who asks for a hundred at once waits for most of them, and does nothing
 meanwhile; who asks for one with each step of a sum has them when the sum is done. So where a product's factors come
 from memory, its tiles ask in passing for what the next product will read (Wanted). Where the factors were near all
-along that costs 3 to 8 % of the time. Where they weren't, it is 1.2 to 1.4 times as fast (weight gradients of 3x3 from
+along that costs 3 to 8 % of the time. Where they weren't, it is 1.15 to 1.4 times as fast (weight gradients of 3x3 from
 3 channels, of 1x1 from 16 and 32): the memory is read while the core multiplies, not before.
 """
 from numba import config, types

@@ -54,13 +54,13 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
         lowest = vector.spread(context.cast(builder, arguments[6], signature.args[6], dtype))
         asks, streams = (builder.trunc(builder.extract_value(arguments[7], i), I1) for i in range(2))
         streams = builder.and_(streams, vector.is_lined_up(operands[3]))
-        panel = I64(VECTORS * vector.lanes)
-        tiles = builder.mul(_parts(builder, rows, at_once), _parts(builder, columns, panel.constant))
+        tiles = builder.mul(_parts(builder, rows, at_once), _parts(builder, columns, VECTORS * vector.lanes))
         wanted = Wanted(context, builder, signature.args[8], arguments[8], tiles, depth)
         tile = _Tile(vector, *operands, depth, lowest, (asks, b_is_packed, streams), at_once, wanted)
         if kind == "few":
             tile.emit_rows(rows, I64(0), [vector.part(columns)])
             return context.get_dummy_value()
+        panel = I64(VECTORS * vector.lanes)
         whole = builder.sdiv(columns, panel)
         with builder.if_then(builder.icmp_signed(">", whole, I64(0))):
             emit_loop(builder, whole, [], lambda j, _: tile.emit_rows(rows, j, [None] * VECTORS))

@@ -49,9 +49,7 @@ def softmax(x: Array, logarithm: bool = False) -> Array:
     >>> softmax(np.array([[0.0, 1000.0, 1000.0]]))
     array([[0. , 0.5, 0.5]])
     """
-    p = empty(x.shape, x.dtype)
-    _softmax(np.ascontiguousarray(x), p, logarithm, numba.get_num_threads(), none_taken())
-    return p
+    return _by_pixel(x, x[:0], logarithm)
 
 
 def softmax_gradient(p: Array, gp: Array, logarithm: bool = False) -> Array:
@@ -62,10 +60,14 @@ def softmax_gradient(p: Array, gp: Array, logarithm: bool = False) -> Array:
     >>> softmax_gradient(np.array([[0.5, 0.5]]), np.array([[1.0, 0.0]]))
     array([[ 0.25, -0.25]])
     """
-    gx = empty(p.shape, p.dtype)
-    gp = np.require(gp, requirements="CW")  # a repeated number is read-only, for which numba would compile anew
-    _softmax_gradient(np.ascontiguousarray(p), gp, gx, logarithm, numba.get_num_threads(), none_taken())
-    return gx
+    return _by_pixel(p, gp, logarithm)
+
+
+def _by_pixel(x, gp, logarithm):
+    y = empty(x.shape, x.dtype)
+    x, gp = (np.require(each, requirements="CW") for each in (x, gp))  # numba would compile anew for read-only ones
+    _softmax(x, gp, y, logarithm, numba.get_num_threads(), none_taken())
+    return y
 
 
 def softmax_cross_entropy(logits: Array, target: Array, hard: Array, soft: Array, scale: float,
@@ -86,45 +88,33 @@ def softmax_cross_entropy(logits: Array, target: Array, hard: Array, soft: Array
 
 
 @kernel
-def _softmax(x, p, logarithm, lanes, taken):
-    """A task is a chunk of pixels."""
+def _softmax(x, gp, y, logarithm, lanes, taken):
+    """y = softmax of x, or its logarithm; or, where there is a gp, the gradient of that whose result x is.
+
+    A task is a chunk of pixels.
+    """
     M, K = x.shape
     for _ in prange(lanes):
-        z, e = np.zeros((K, LANES), x.dtype), np.zeros((K, LANES), x.dtype)
+        e, z = np.zeros((K, LANES), x.dtype), np.zeros((K, LANES), x.dtype)
         total = np.zeros(LANES, x.dtype)
         chunk = take(taken)
         while chunk * CHUNK < M:
             stop = min(M, (chunk + 1) * CHUNK)
             for m in range(chunk * CHUNK, stop, LANES):
                 end = min(m + LANES, stop)
-                _ask_for_next(x, p, m)
-                _shifted_logits(x[m:end], z, total)
-                e[:] = z
-                _exp_and_sum(e, total)
-                _normalized(z, e, total, logarithm)
-                turn_block(e[:, : end - m], p[m:end])
-            chunk = take(taken)
-
-
-@kernel
-def _softmax_gradient(p, gp, gx, logarithm, lanes, taken):
-    """A task is a chunk of pixels."""
-    M, K = p.shape
-    for _ in prange(lanes):
-        e, g = np.zeros((K, LANES), p.dtype), np.zeros((K, LANES), p.dtype)
-        total = np.zeros(LANES, p.dtype)
-        chunk = take(taken)
-        while chunk * CHUNK < M:
-            stop = min(M, (chunk + 1) * CHUNK)
-            for m in range(chunk * CHUNK, stop, LANES):
-                end = min(m + LANES, stop)
-                _ask_for_next(p, gp, m)
-                turn_block(p[m:end], e)
-                turn_block(gp[m:end], g)
-                if logarithm:
+                _ask_for_next(x, gp if gp.size else y, m)
+                if gp.size:
+                    turn_block(x[m:end], e)
+                    turn_block(gp[m:end], z)
+                    if logarithm:
+                        _exp_and_sum(e, total)
+                    _through_softmax(e, z, total, logarithm)
+                else:
+                    _shifted_logits(x[m:end], z, total)
+                    e[:] = z
                     _exp_and_sum(e, total)
-                _through_softmax(e, g, total, logarithm)
-                turn_block(g[:, : end - m], gx[m:end])
+                    _normalized(e, z, total, logarithm)
+                turn_block(z[:, : end - m], y[m:end])
             chunk = take(taken)
 
 
@@ -149,17 +139,17 @@ def _ask_for_next(x, y, m):
 
 
 @inner
-def _normalized(z, e, total, logarithm):
-    """e_k = e_k / total, or z_k - log total"""
+def _normalized(e, z, total, logarithm):
+    """z_k = e_k / total, or z_k - log total"""
     if logarithm and total.itemsize == 4:
         for i in range(LANES):
             total[i] = log_float32(total[i])
     elif logarithm:
         for i in range(LANES):
             total[i] = math.log(total[i])
-    for k in range(len(e)):
+    for k in range(len(z)):
         for i in range(LANES):
-            e[k, i] = z[k, i] - total[i] if logarithm else e[k, i] / total[i]
+            z[k, i] = z[k, i] - total[i] if logarithm else e[k, i] / total[i]
 
 
 @kernel

@@ -165,7 +165,7 @@ def _add_rows(size, lines, y, sums, window, o, columns, is_narrow, panels, later
                     rows = KH, inner_rows
                 if panels.size:
                     b = panels, q * count * OW, OW * abreast, STAY, abreast
-                if rows[0] * rows[1] <= FEW_WEIGHTS:
+                if rows[0] * rows[1] <= FEW_WEIGHTS:         # two calls: to ask is code that the others do without
                     block(a, b, c, c, pixels, rows, min(abreast, width - q), NO_FLOOR, NEAR, (later,))
                 else:
                     block(a, b, c, c, pixels, rows, min(abreast, width - q), NO_FLOOR, NEAR, None)

@@ -195,8 +195,10 @@ class SoftmaxGrad(Op):
 
     def backward(self, v: Tensor) -> Gradients:
         gp, p = self.gp, self.p
-        in_p = v * (gp - _sum(gp * p, self.axis)) - gp * _sum(v * p, self.axis) if self.needs[1] else None
-        return SoftmaxGrad(self.axis)(v, p), in_p
+        if not self.needs[1]:
+            return SoftmaxGrad(self.axis)(v, p), None
+        shares = [(g * p).sum(self.axis, keepdims=True) for g in (gp, v)]
+        return SoftmaxGrad(self.axis)(v, p), v * (gp - shares[0]) - gp * shares[1]
 
 
 class LogSoftmax(Op):
@@ -227,8 +229,8 @@ class LogSoftmaxGrad(Op):
 
     def backward(self, v: Tensor) -> Gradients:
         share = v * exp(self.y)
-        in_y = -share * _sum(self.gy, self.axis) if self.needs[1] else None
-        return v - _sum(share, self.axis), in_y
+        in_y = -share * self.gy.sum(self.axis, keepdims=True) if self.needs[1] else None
+        return v - share.sum(self.axis, keepdims=True), in_y
 
 
 def _by_rows(kernel, axis, *arrays, **options):
@@ -236,10 +238,6 @@ def _by_rows(kernel, axis, *arrays, **options):
     arrays = [x.swapaxes(axis, -1) for x in arrays]
     y = kernel(*(x.reshape(-1, x.shape[-1]) for x in arrays), **options).reshape(arrays[0].shape)
     return np.ascontiguousarray(y.swapaxes(axis, -1))
-
-
-def _sum(x, axis):
-    return x.sum(axis, keepdims=True)
 
 
 def relu(x: TensorLike) -> Tensor:
