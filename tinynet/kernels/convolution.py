@@ -36,7 +36,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from tinynet.kernels import depthwise, few_outputs, weight_sum, winograd
+from tinynet.kernels import depthwise, few_outputs, weight_sum, winograd, winograd_rows
 from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
@@ -72,8 +72,12 @@ def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tupl
         y = winograd.gather(x, w, b, geometry, out_hw, relu, pool)
         if y is not None:
             return y
+    (top, _), (left, _) = geometry.padding
+    if winograd_rows.pays(w.shape, out_hw, x.dtype, geometry):
+        y = winograd_rows.gather(x, w, b, (top, left), out_hw, relu, pool)
+        if y is not None:
+            return y
     if few_outputs.pays(w.shape, geometry):
-        (top, _), (left, _) = geometry.padding
         return _finished(few_outputs.gather(x, w, b, (top, left), out_hw), relu, pool)
     if _is_pointwise(w.shape, x.shape[1:3], out_hw, geometry):
         return _finished(_each_pixel(x, w[0, 0], b, relu), False, pool)
@@ -119,9 +123,13 @@ def scatter(y: Array | Unpooled, w: Array, b: Array | None, geometry: Geometry, 
             return x
     y = whole(y)
     KH, KW, CG, O = w.shape
-    if few_outputs.pays((KH, KW, O, CG), geometry):
-        (top, _), (left, _) = geometry.padding
-        mirrored, before = w[::-1, ::-1].swapaxes(2, 3), (KH - 1 - top, KW - 1 - left)
+    (top, _), (left, _) = geometry.padding
+    mirrored, before = w[::-1, ::-1].swapaxes(2, 3), (KH - 1 - top, KW - 1 - left)       # of stride 1, gather's
+    if winograd_rows.pays(mirrored.shape, out_hw, y.dtype, geometry):
+        x = winograd_rows.gather(y, mirrored, b, before, out_hw, relu)
+        if x is not None:
+            return x
+    if few_outputs.pays(mirrored.shape, geometry):
         return _finished(few_outputs.gather(y, mirrored, b, before, out_hw), relu, False)
     if _is_pointwise(w.shape, y.shape[1:3], out_hw, geometry):
         return _each_pixel(y, w[0, 0].T, b, relu)

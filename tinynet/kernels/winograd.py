@@ -75,7 +75,7 @@ LEAST_TILES = 12                # of a weight gradient, which is a sum over them
 PART_TILES = 24                 # of a weight gradient's part, at least
 MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
 
-_direct_only = contextvars.ContextVar("direct_only", default=False)
+direct_only = contextvars.ContextVar("direct_only", default=False)
 
 
 @contextlib.contextmanager
@@ -93,11 +93,11 @@ def exact_convolution() -> Iterator[None]:
     >>> bool(abs(tn.conv2d(x, w, padding=1).numpy() - exact).max() < 1e-5 * exact.max())
     True
     """
-    token = _direct_only.set(True)
+    token = direct_only.set(True)
     try:
         yield
     finally:
-        _direct_only.reset(token)
+        direct_only.reset(token)
 
 
 def pays(w_shape: Shape, y_hw: tuple[int, int], dtype: DType, geometry: Geometry, images: int | None = None) -> bool:
@@ -106,7 +106,7 @@ def pays(w_shape: Shape, y_hw: tuple[int, int], dtype: DType, geometry: Geometry
     images: how many, for their weight gradient. Else it doesn't count: what is computed of one must not depend on its
     company.
     """
-    return _suits(w_shape, y_hw, dtype, geometry, images) and not _direct_only.get()
+    return _suits(w_shape, y_hw, dtype, geometry, images) and not direct_only.get()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -311,11 +311,11 @@ def convolve(x, x_places, U, nothing, y, epilogue, source, target, grid, r, tile
             checks[task] = check
             task = take(taken)
         arrived()
-    return _total(flattened(checks))
+    return sum_of(flattened(checks))
 
 
 @inner
-def _total(numbers):
+def sum_of(numbers):
     total = numbers.dtype.type(0)
     for i in range(len(numbers)):
         total += numbers[i]

@@ -194,7 +194,7 @@ def _finish(typing, name, source, target, bias, floor, check, streams):
             _store(vector, i, [vector.maximum(value, floor) for value in line], y, streams)
             return total
 
-        _add_to(vector, c, _emit_sandwich(vector, factors, _columns(vector, x), finish, [vector.zero]))
+        add_to(vector, c, _emit_sandwich(vector, factors, _columns(vector, x), finish, [vector.zero]))
         return context.get_dummy_value()
 
     return types.none(name, source, target, bias, floor, check, types.intp), codegen
@@ -223,7 +223,7 @@ def _finish_pooled(typing, name, source, target, places, bias, floor, check, str
                 vector.store_bytes(rank, place)
             return total
 
-        _add_to(vector, c, _emit_sandwich(vector, factors, _columns(vector, x), finish, [vector.zero], abreast=2))
+        add_to(vector, c, _emit_sandwich(vector, factors, _columns(vector, x), finish, [vector.zero], abreast=2))
         return context.get_dummy_value()
 
     return types.none(name, source, target, places, bias, floor, check, types.intp), codegen
@@ -272,11 +272,8 @@ def _emit_sandwich(vector, factors, columns, receive, values, abreast=1):
     builder, (P, Q) = vector.builder, (len(factors[0]), factors[-1].shape[1])
     between = vector.on_stack(P * Q)
 
-    def multiply(values):
-        return functools.reduce(lambda values, factor: _combine(vector, factor, values), factors[::-1], values)
-
     def column(j, _):
-        for p, value in enumerate(multiply(columns(j, Q))):
+        for p, value in enumerate(multiply(vector, factors, columns(j, Q))):
             at = builder.mul(builder.add(j, I64(p * Q)), I64(vector.lanes))
             vector.store(value, builder.gep(between, [at]), None)
         return []
@@ -286,7 +283,7 @@ def _emit_sandwich(vector, factors, columns, receive, values, abreast=1):
         for k in range(abreast):
             first = builder.mul(builder.add(builder.mul(i, I64(abreast)), I64(k)), I64(Q * vector.lanes))
             places = _line(builder.gep(between, [first]), builder, I64(vector.lanes), Q)
-            lines.append(multiply([vector.load(place, None) for place in places]))
+            lines.append(multiply(vector, factors, [vector.load(place, None) for place in places]))
         return receive(i, lines, values)
 
     emit_loop(builder, I64(Q), [], column)
@@ -299,7 +296,7 @@ def _with_bias(vector, lines, bias, totals):
     return lines, [functools.reduce(vector.add, itertools.chain(*lines), *totals)]
 
 
-def _add_to(vector, place, totals):
+def add_to(vector, place, totals):
     vector.store(vector.add(vector.load(place.at(), None), *totals), place.at(), None)
 
 
@@ -320,6 +317,11 @@ def _line(place, builder, step, size):
     for _ in range(size - 1):
         places.append(builder.gep(places[-1], [step]))
     return places
+
+
+def multiply(vector, factors, values):
+    """[sum_q M[p, q] values[q] for all p] of the matrix M with these factors"""
+    return functools.reduce(lambda values, factor: _combine(vector, factor, values), factors[::-1], values)
 
 
 def _combine(vector, matrix, values):
