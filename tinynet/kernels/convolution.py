@@ -36,7 +36,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from tinynet.kernels import depthwise, few_outputs, weight_sum, winograd, winograd_rows
+from tinynet.kernels import depthwise, few_outputs, weight_strips, weight_sum, winograd, winograd_rows
 from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
@@ -155,9 +155,12 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
         w = winograd.weight_gradient(x, y, geometry, kernel_hw)
         if w is not None:
             return w
-    x = np.ascontiguousarray(x)
+    x, (top, _), (left, _) = np.ascontiguousarray(x), *geometry.padding
+    if weight_strips.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape, x.dtype, geometry):
+        w = weight_strips.weight_gradient(x, whole(y), (top, left))
+        if w is not None:
+            return w
     if few_outputs.pays((*kernel_hw, x.shape[3], y.shape[3]), geometry):
-        (top, _), (left, _) = geometry.padding
         w = few_outputs.weight_gradient(x, whole(y), (top, left), kernel_hw)
         if w is not None:
             return w

@@ -52,7 +52,7 @@ if has_wide_registers():
 else:
     TILES = {"wide photo": (4, 1, 3 * PHOTO), "narrow photo": (4, 1, 3 * PHOTO), "wide": (6, 1, None),
              "narrow": (6, 1, None)}
-TOGETHER = 16 if has_wide_registers() else 12
+TOGETHER = 16 if has_wide_registers() else 12     # pixels, of which all outputs are computed before the next ones
 WIDE = TILES["wide"][1] * LANES  # outputs
 LEAST_INPUTS = PHOTO             # with 1 it took 1.1 times as long as the direct sum, with 2 as long
 LEAST_FULL = 3 / 4               # the part of a pixel's vectors that outputs fill; with 5/8 as long as the direct sum
@@ -68,14 +68,14 @@ def pays(w_shape: Shape, y_hw: tuple[int, int], dtype: DType, geometry: Geometry
 @functools.lru_cache(maxsize=1024)
 def _suits(w_shape, y_hw, dtype, geometry):
     (height, width), (C, O) = y_hw, w_shape[2:]
-    abreast, columns = _abreast(O), -(-O // LANES) * LANES
+    abreast, columns = pixels_abreast(O), -(-O // LANES) * LANES
     return (w_shape[:2] == (3, 3) and dtype == np.float32 and geometry.stride == geometry.dilation == (1, 1)
             and geometry.groups == 1 and C >= LEAST_INPUTS and abreast * O >= LEAST_FULL * columns
             and width % abreast == 0 and width // abreast >= TOGETHER
             and height >= LEAST_FILLED * -(-height // STRIP) * STRIP)
 
 
-def _abreast(outputs):
+def pixels_abreast(outputs: int) -> int:
     """How many pixels are a wide one"""
     return 2 if 2 * outputs <= LANES else 1
 
@@ -84,7 +84,7 @@ def gather(x: Array, w: Array, b: Array | None, padding: tuple[int, int], out_hw
            pool: bool = False) -> Any:
     """As convolution.gather with padding = (top, left); None if the result isn't finite everywhere."""
     (height, width), (C, O) = out_hw, w.shape[2:]
-    pooled_hw, abreast = (height // 2, width // 2), _abreast(O)
+    pooled_hw, abreast = (height // 2, width // 2), pixels_abreast(O)
     U = prepared.get(_transformed, w, abreast)
     starts = zeros((N, U.shape[2]), x.dtype)
     if b is not None:
@@ -116,7 +116,7 @@ def _transformed(w, abreast):
     _, KW, C, O = w.shape
     U = zeros((N, KW + abreast - 1, C, -(-abreast * O // LANES) * LANES), w.dtype)
     for i in range(abreast):
-        U[:, i:i + KW, :, i * O:(i + 1) * O] = np.einsum("tu,uvco->tvco", MATRICES["G3"][0], w)
+        U[:, i:i + KW, :, i * O:(i + 1) * O] = np.einsum("tu,uvco->tvco", MATRICES["G3"][0].astype(w.dtype), w)
     return U.reshape(N, -1, U.shape[3])
 
 
@@ -147,60 +147,69 @@ def convolve_strips(x, U, starts, y, epilogue, padding, size, split, checks, tak
 def _convolve_strip(place, x, U, starts, y, epilogue, padding, size, split, V, window, check):
     (n, i), (abreast, at_once, _) = place, split
     floor, places, streams = epilogue
-    (_, H, W, C), (_, rows, pixels, channels) = x.shape, y.shape
+    C, (_, rows, pixels, channels) = x.shape[3], y.shape
     pools = ONE if places.size else STAY
     width = (at_once * abreast + 2) * C
     for begin in range(0, size[1], at_once):
         j = min(begin, size[1] - at_once)                    # in the last round, some pixels once more
-        top, left = i - padding[0], j * abreast - padding[1]
-        if top >= 0 and left >= 0 and top + N <= H and left + at_once * abreast + 2 <= W:
-            lines = flattened(x), ((n * H + top) * W + left) * C, W * C
-        else:
-            load_window(x, n, top, top + N, left, at_once * abreast + 2, window)
-            lines = window, STAY, width
-        transform_rows(lines, (V, STAY, width), width)
+        lines = strip_of(x, n, i - padding[0], N, j * abreast - padding[1], at_once * abreast + 2, window)
+        transform_rows("BT", lines, (V, STAY, width), width)
         first = ((n * rows + (i >> pools)) * pixels + (j * abreast >> pools)) * channels
         target = flattened(y), first, pixels * channels, abreast * channels
         _multiply((V, STAY, width, abreast * C), U, flattened(starts), target, flattened(places),
-                  (min(STRIP >> pools, rows - (i >> pools)), at_once), (floor, (check, STAY), streams))
+                  min(STRIP >> pools, rows - (i >> pools)), at_once, (floor, (check, STAY), streams))
 
 
 @inner
-def _multiply(v, U, starts, target, places, size, done):
+def strip_of(x, n, top, rows, left, width, window):
+    """(array, offset, from row to row) of so many rows of x[n], from left to left + width: where they are, or a copy in
+    the window, with zeros, if they reach beyond the image"""
+    _, H, W, C = x.shape
+    if top >= 0 and left >= 0 and top + rows <= H and left + width <= W:
+        return flattened(x), ((n * H + top) * W + left) * C, W * C
+    load_window(x, n, top, top + rows, left, width, window)
+    return window, STAY, width * C
+
+
+@inner
+def _multiply(v, U, starts, target, places, height, width, done):
     """y = max(A^T (V U) + bias, floor), pixels by pixels: all outputs of some, so that y is written in its order"""
     _, taps, columns = U.shape
     pools = ONE if len(places) else STAY
-    for begin in range(0, size[1], TOGETHER):
-        j = min(begin, size[1] - TOGETHER)                   # in the last round, some pixels once more
-        count = size[0], TOGETHER
+    for begin in range(0, width, TOGETHER):
+        j = min(begin, width - TOGETHER)                   # in the last round, some pixels once more
         o = 0
         while o < target[3]:
             a, u = (v[0], v[1] + j * v[3], v[2], v[3]), (flattened(U), o, taps * columns, columns)
             s, at = (starts, o, columns), target[1] + (j >> pools) * target[3] + o
             y, chosen, left = (target[0], at, target[2], target[3]), (places, at), target[3] - o
             if len(places):
-                o += multiply_rows("wide photo", True, a, u, s, y, chosen, taps, count, left, done)
+                o += multiply_rows("wide photo", True, a, u, s, y, chosen, taps, height, left, done)
             elif taps == 3 * PHOTO and left >= WIDE:
-                o += multiply_rows("wide photo", False, a, u, s, y, chosen, taps, count, left, done)
+                o += multiply_rows("wide photo", False, a, u, s, y, chosen, taps, height, left, done)
             elif taps == 3 * PHOTO:
-                o += multiply_rows("narrow photo", False, a, u, s, y, chosen, taps, count, left, done)
+                o += multiply_rows("narrow photo", False, a, u, s, y, chosen, taps, height, left, done)
             elif left >= WIDE:
-                o += multiply_rows("wide", False, a, u, s, y, chosen, taps, count, left, done)
+                o += multiply_rows("wide", False, a, u, s, y, chosen, taps, height, left, done)
             else:
-                o += multiply_rows("narrow", False, a, u, s, y, chosen, taps, count, left, done)
+                o += multiply_rows("narrow", False, a, u, s, y, chosen, taps, height, left, done)
 
 
-@intrinsic
-def _transform_rows(typing, x, v, count):
-    """v[t, :count] = sum over h of B^T[t, h] x[h, :count]; both (array, offset, step of the rows)"""
+@intrinsic(prefer_literal=True)
+def _transform_rows(typing, name, x, v, count):
+    """v[t, :count] = sum over h of M[t, h] x[h, :count] for that M of MATRICES; x, v = (array, offset, step of rows)"""
+    if not isinstance(name, types.StringLiteral):
+        return None
+    factors = MATRICES[name.literal_value]
+
     def codegen(context, builder, signature, arguments):
-        x, v = (Operand(context, builder, *pair) for pair in zip(signature.args[:2], arguments[:2], strict=True))
-        vector, count = Vector(builder, signature.args[0][0].dtype), arguments[2]
+        x, v = (Operand(context, builder, signature.args[i], arguments[i]) for i in (1, 2))
+        vector, count = Vector(builder, signature.args[1][0].dtype), arguments[3]
 
         def columns(i, part):
-            first = builder.mul(i, I64(vector.lanes))
-            values = [vector.load(x.at(first, builder.mul(I64(h), x.steps[0])), part) for h in range(N)]
-            for t, value in enumerate(multiply(vector, MATRICES["BT"], values)):
+            first, rows = builder.mul(i, I64(vector.lanes)), range(factors[-1].shape[1])
+            values = [vector.load(x.at(first, builder.mul(I64(h), x.steps[0])), part) for h in rows]
+            for t, value in enumerate(multiply(vector, factors, values)):
                 vector.store(value, v.at(first, builder.mul(I64(t), v.steps[0])), part)
             return []
 
@@ -211,18 +220,19 @@ def _transform_rows(typing, x, v, count):
             columns(whole, vector.part(left))
         return context.get_dummy_value()
 
-    return types.none(x, v, count), codegen
+    return types.none(name, x, v, count), codegen
 
 
 @intrinsic(prefer_literal=True)
-def _multiply_rows(typing, name, pooled, v, u, s, y, places, taps, size, left, done):
+def _multiply_rows(typing, name, pooled, v, u, s, y, places, taps, height, left, done):
     """y[h, j, :] = max(sum over t of A^T[h, t] M[t, j, :], floor),  M[t, j] = s[t] + sum over k of V[t, j, k] U[t, k]
 
-    for a vector of outputs or two, as TILES[name] says; returns how many that are. Of a narrow tile's, no more than are
-    `left` go to y. If pooled, the largest of each 2x2 pixels goes there, and which of them it is to places.
+    for TOGETHER pixels j and a vector of outputs or two, as TILES[name] says; returns how many that are. Of a narrow
+    tile's, no more than are `left` go to y. If pooled, the largest of each 2x2 pixels goes there, and which of them it
+    is to places.
 
     v = (array, offset, step of t, of j)     s = (array, offset, step of t)          taps: how many k
-    u = (array, offset, step of t, of k)     y = (array, offset, step of h, of j)    size = (how many h, j)
+    u = (array, offset, step of t, of k)     y = (array, offset, step of h, of j)    height: how many h
     places = (array, offset), with y's steps     done = (floor, (check, offset), streams), as winograd_transform's
     """
     if not isinstance(name, types.StringLiteral) or not isinstance(pooled, types.BooleanLiteral):
@@ -231,23 +241,19 @@ def _multiply_rows(typing, name, pooled, v, u, s, y, places, taps, size, left, d
     def codegen(context, builder, signature, arguments):
         pairs = zip(signature.args[2:7], arguments[2:7], strict=True)
         operands = [Operand(context, builder, *pair) for pair in pairs]
-        height, width = (builder.extract_value(arguments[8], i) for i in range(2))
         floor, check, streams = (builder.extract_value(arguments[10], i) for i in range(3))
         check = Operand(context, builder, signature.args[10][1], check)
         vector = Vector(builder, signature.args[2][0].dtype)
         tile = _Tile(vector, TILES[name.literal_value], pooled.literal_value, *operands, arguments[7])
-        tile.set_target(height, arguments[9], floor, builder.trunc(streams, I1))
-        last = builder.sub(width, I64(tile.pixels))
+        tile.set_target(arguments[8], arguments[9], floor, builder.trunc(streams, I1))
 
         def pixels(i, total):
-            first = builder.mul(i, I64(tile.pixels))
-            return tile.emit(builder.select(builder.icmp_signed("<", first, last), first, last), total)
+            return tile.emit(builder.mul(i, I64(tile.pixels)), total)
 
-        groups = builder.sdiv(builder.add(width, I64(tile.pixels - 1)), I64(tile.pixels))
-        add_to(vector, check, emit_loop(builder, groups, [vector.zero], pixels))
+        add_to(vector, check, emit_loop(builder, I64(TOGETHER // tile.pixels), [vector.zero], pixels))
         return I64(tile.vectors * vector.lanes)
 
-    return types.intp(name, pooled, v, u, s, y, places, taps, size, left, done), codegen
+    return types.intp(name, pooled, v, u, s, y, places, taps, height, left, done), codegen
 
 
 class _Tile:
@@ -267,10 +273,7 @@ class _Tile:
                      for h in range(rows)]
         self.floor = self.vector.spread(floor)
         self.part = self.vector.part(left) if self.vectors == 1 else None
-        whole = builder.icmp_signed("==", height, I64(rows))
-        if self.part:
-            whole = builder.and_(whole, builder.icmp_signed(">=", left, I64(self.vector.lanes)))
-        self.streams = builder.and_(streams, whole)
+        self.streams = builder.and_(streams, builder.icmp_signed("==", height, I64(rows)))       # each line once
 
     def emit(self, first, total):
         """The pixels from there on; returns the total plus all of them."""
@@ -374,14 +377,14 @@ def _view(operand, shape):
     return np.lib.stride_tricks.as_strided(array[offset:], shape, steps)
 
 
-def _transform_rows_numpy(x, v, count):
-    matrix = functools.reduce(np.matmul, MATRICES["BT"]).astype(v[0].dtype)
-    _view(v, (N, count))[...] = matrix @ _view(x, (N, count))
+def _transform_rows_numpy(name, x, v, count):
+    matrix = functools.reduce(np.matmul, MATRICES[name]).astype(v[0].dtype)
+    _view(v, (len(matrix), count))[...] = matrix @ _view(x, (matrix.shape[1], count))
 
 
-def _multiply_rows_numpy(name, pooled, v, u, s, y, places, taps, size, left, done):
+def _multiply_rows_numpy(name, pooled, v, u, s, y, places, taps, height, left, done):
     outputs = TILES[name][1] * LANES
-    (height, width), (floor, (check, at), _) = size, done
+    width, (floor, (check, at), _) = TOGETHER, done
     M = _view(s, (N, outputs))[:, None] + _view(v, (N, width, taps)) @ _view(u, (N, taps, outputs))
     strip = np.tensordot(*MATRICES["AT3"], M, 1).astype(M.dtype)              # (4, width, outputs)
     check[at:at + LANES] += strip.reshape(-1, LANES).sum(0)
