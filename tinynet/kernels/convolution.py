@@ -24,7 +24,8 @@ channels, a pixel's window starts at j*s*C, its tap v at v*d*C, its channel c at
 tile (tile.py). Its rows are pixels, its columns output channels, and its sum runs over u, v and c.
 
 The weight gradient's loops are in weight_sum.py. Groups of few channels are the business of depthwise.py, and few
-outputs that of few_outputs.py. Where it is faster, winograd.py computes the same with fewer multiplications.
+outputs that of few_outputs.py. Where it is faster, winograd.py computes the same with fewer multiplications, or, of few
+channels, winograd_rows.py and weight_strips.py.
 
     N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y
     groups: each from C/groups to O/groups channels
