@@ -19,7 +19,8 @@ from tinynet.kernels.memory import empty, room_for
 from tinynet.kernels.product import multiply
 from tinynet.kernels.tasks import TASKS, none_taken, take
 from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, STAY, VECTORS
-from tinynet.kernels.winograd_rows import PHOTO, STRIP, pixels_abreast, strip_of, transform_rows
+from tinynet.kernels.winograd_rows import pixels_abreast, strip_of
+from tinynet.kernels.winograd_rows_tile import PHOTO, STRIP, transform_rows
 from tinynet.kernels.winograd_transform import MATRICES, N
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, DType, Shape
