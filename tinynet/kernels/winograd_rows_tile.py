@@ -4,9 +4,9 @@
     multiply_rows     y = A^T (V U): for some pixels the 6 products of each are summed up in registers and put on the
                       stack; from there they come back transformed, as 4 pixels one below the other
 
-Each step of the sums loads a tap's weights and, for each pixel, its number of V, as in tile.py. The 9 taps of 3 channels
-are few enough for their weights to stay in registers, too; then each number of V is loaded once, for all windows that
-it belongs to.
+Each step of the sums loads a tap's weights and, for each pixel, its number of V, as in tile.py. The 9 taps of 3
+channels are few enough for their weights to stay in registers, too; then each number of V is loaded once, for all
+windows that it belongs to.
 """
 import functools
 
