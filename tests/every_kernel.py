@@ -42,6 +42,8 @@ def _convolutions(draw, rng):
     yield _backward(tn.conv2d(x, w, padding=1, then=Then(relu=True, pool=True)), x, w)
     x, w = draw(1, 64, 64, 8), draw(3, 3, 8, 32)             # few channels, of so many pixels
     yield _backward(tn.conv2d(x, w, padding=1), x, w)
+    x, w = draw(1, 12, 12, 32), draw(3, 3, 32, 32)
+    yield _backward(tn.conv2d(x, w, padding=2, dilation=2), x, w)
     x, w = draw(1, 4, 4, 64), draw(3, 3, 64, 64)             # so many weights are turned by a kernel
     yield _backward(tn.conv2d(x, w, padding=1), x, w)
 

@@ -25,7 +25,7 @@ tile (tile.py). Its rows are pixels, its columns output channels, and its sum ru
 
 The weight gradient's loops are in weight_sum.py. Groups of few channels are the business of depthwise.py, and few
 outputs that of few_outputs.py. Where it is faster, winograd.py computes the same with fewer multiplications, or, of few
-channels, winograd_rows.py and weight_strips.py.
+channels, winograd_rows.py and weight_strips.py. Dilated ones can be taken apart into ordinary ones: interleaved.py.
 
     N images   H W size of x   OH OW size of y   KH KW kernel   C channels of x   O channels of y
     groups: each from C/groups to O/groups channels
@@ -37,7 +37,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from tinynet.kernels import depthwise, few_outputs, weight_strips, weight_sum, winograd, winograd_rows
+from tinynet.kernels import depthwise, few_outputs, interleaved, weight_strips, weight_sum, winograd, winograd_rows
 from tinynet.kernels.activation import relu as rectified
 from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
@@ -73,6 +73,10 @@ def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tupl
         y = winograd.gather(x, w, b, geometry, out_hw, relu, pool)
         if y is not None:
             return y
+    plan = interleaved.as_ordinary(w.shape, x.shape[1:3], out_hw, x.dtype, geometry)
+    if plan:
+        parts = gather(plan.parts_of_x(x), w, b, plan.geometry, plan.y_hw, relu)
+        return _finished(plan.whole_y(parts, out_hw), False, pool)
     (top, _), (left, _) = geometry.padding
     if winograd_rows.pays(w.shape, out_hw, x.dtype, geometry):
         y = winograd_rows.gather(x, w, b, (top, left), out_hw, relu, pool)
@@ -123,6 +127,9 @@ def scatter(y: Array | Unpooled, w: Array, b: Array | None, geometry: Geometry, 
         if x is not None:
             return x
     y = whole(y)
+    plan = interleaved.as_ordinary(w.shape, out_hw, y.shape[1:3], y.dtype, geometry)
+    if plan:
+        return plan.whole_x(scatter(plan.parts_of_y(y), w, b, plan.geometry, plan.x_hw, relu), out_hw)
     KH, KW, CG, O = w.shape
     (top, _), (left, _) = geometry.padding
     mirrored, before = w[::-1, ::-1].swapaxes(2, 3), (KH - 1 - top, KW - 1 - left)       # of stride 1, gather's
@@ -156,6 +163,10 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
         w = winograd.weight_gradient(x, y, geometry, kernel_hw)
         if w is not None:
             return w
+    w_shape, y_hw = (*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3]
+    plan = interleaved.as_ordinary(w_shape, x.shape[1:3], y_hw, x.dtype, geometry)
+    if plan:
+        return weight_gradient(plan.parts_of_x(x), plan.parts_of_y(whole(y)), plan.geometry, kernel_hw)
     x, (top, _), (left, _) = np.ascontiguousarray(x), *geometry.padding
     if weight_strips.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape, x.dtype, geometry):
         w = weight_strips.weight_gradient(x, whole(y), (top, left))
