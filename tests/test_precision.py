@@ -113,17 +113,27 @@ def direct(name, rng):
 
 @bound(2e-5, 2e-5, "conv2d 3x3 by Winograd", "conv2d 4x4, stride 2, by Winograd")
 @bound(2e-5, 2e-5, "conv_transpose2d 3x3 by Winograd", "conv_transpose2d 4x4, stride 2, by Winograd")
+@bound(2e-5, 2e-5, "conv2d 5x5 by Winograd", "conv_transpose2d 5x5 by Winograd")
 def by_winograd(name, rng):
-    k = 3 if "3x3" in name else 4
+    k = int(name.split()[1][0])
+    stride = 2 if k == 4 else 1
     c, o = (16 * int(n) for n in rng.integers(1, 9, 2))
     x, w, b = normal(rng, 2, *rng.integers(10, 34, 2), c), normal(rng, k, k, c, o), normal(rng, o)
     if "transpose" in name:
         w = normal(rng, k, k, o, c)
     else:
-        how = Geometry((k - 2, k - 2), ((1, 1), (1, 1)))
-        if not winograd.pays(w.shape, tuple((n + 2 - k) // (k - 2) + 1 for n in x.shape[1:3]), np.float32, how):
+        how = Geometry((stride, stride), ((1, 1), (1, 1)))
+        if not winograd.pays(w.shape, tuple((n + 2 - k) // stride + 1 for n in x.shape[1:3]), np.float32, how):
             return by_winograd(name, rng)
-    return options(name.split()[0], stride=k - 2, padding=1), [x, w, b]
+    return options(name.split()[0], stride=stride, padding=1), [x, w, b]
+
+
+@bound(3e-6, 1e-5, "conv2d of few channels", "conv_transpose2d of few channels")
+def by_winograds_rows(name, rng):
+    c, o = (4 * int(n) for n in rng.integers(2, 4, 2))
+    x, b = normal(rng, 2, int(rng.integers(20, 40)), 2 * int(rng.integers(20, 30)), c), normal(rng, o)
+    w = normal(rng, 3, 3, *((o, c) if "transpose" in name else (c, o)))
+    return options(name.split()[0], padding=1), [x, w, b]
 
 
 @bound(0, 1e-6, "max_pool2d")

@@ -12,6 +12,8 @@ from tinynet.shapes import Geometry, conv_output_size
 KINDS = {  # (kernel, C, O, geometry without padding)
     "winograd": (3, 16, 32, Geometry()),
     "winograd, 4x4": (4, 16, 16, Geometry((2, 2))),
+    "winograd, 5x5": (5, 16, 16, Geometry()),
+    "winograd, dilated": (3, 32, 32, Geometry(dilation=(2, 2))),
     "direct": (3, 3, 32, Geometry()),
     "direct, strided": (3, 4, 12, Geometry((2, 1), dilation=(1, 2))),
     "outputs abreast": (3, 64, 8, Geometry()),

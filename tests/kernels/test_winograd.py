@@ -16,14 +16,15 @@ from tinynet.shapes import Geometry, conv_output_size
 
 
 def geometry(kind, padding):
-    return Geometry((kind, kind), padding, (1, 1), 1)
+    stride = 2 if kind == 2 else 1
+    return Geometry((stride, stride), padding, (1, 1), 1)
 
 
 def case(kind, N, hw, padding, C, O):
-    """x, w, y, a bias for each side and the geometry, of a 3x3 convolution (kind 1) or a 4x4 one of stride 2 (2)"""
+    """x, w, y, a bias for each side and the geometry, of a 3x3 convolution (kind 1), 4x4 of stride 2 (2), or 5x5 (3)"""
     random = np.random.default_rng(0)
-    k = 2 + kind
-    y_hw = [conv_output_size(n, k, kind, sum(p), 1) for n, p in zip(hw, padding, strict=True)]
+    k, (stride, _) = 2 + kind, geometry(kind, padding).stride
+    y_hw = [conv_output_size(n, k, stride, sum(p), 1) for n, p in zip(hw, padding, strict=True)]
     shapes = (N, *hw, C), (k, k, C, O), (N, *y_hw, O), (C,), (O,)
     return *(random.standard_normal(shape, dtype=np.float32) for shape in shapes), geometry(kind, padding)
 
@@ -40,7 +41,7 @@ def relative(got, expected):
     return np.abs(got - expected).max() / np.abs(expected).max()
 
 
-@pytest.mark.parametrize("r", [2, 3])
+@pytest.mark.parametrize("r", [2, 3, 5])
 def test_the_matrices_are_exact(r):
     """In fractions, with the scale of B^T and G left out: not a digit may differ from the definition."""
     m = transforms.N + 1 - r
@@ -51,7 +52,7 @@ def test_the_matrices_are_exact(r):
     assert list(y) == [sum(x[i + t] * w[t] for t in range(r)) for i in range(m)]
 
 
-@pytest.mark.parametrize("r", [2, 3])
+@pytest.mark.parametrize("r", [2, 3, 5])
 def test_scaled_matrices_do_the_same(r):
     x, w = np.random.default_rng(0).random((6, 6)), np.random.default_rng(1).random((r, r))
     bt, g, at = (functools.reduce(np.matmul, transforms.MATRICES[name]) for name in ("BT", f"G{r}", f"AT{r}"))
@@ -59,7 +60,7 @@ def test_scaled_matrices_do_the_same(r):
     np.testing.assert_allclose(at @ ((g @ w @ g.T) * (bt @ x @ bt.T)) @ at.T, np.einsum("ijab,ab", windows, w))
 
 
-@given(kind=st.sampled_from([1, 2]), N=st.integers(1, 2), hw=st.tuples(st.integers(5, 15), st.integers(5, 15)),
+@given(kind=st.sampled_from([1, 2, 3]), N=st.integers(1, 2), hw=st.tuples(st.integers(5, 15), st.integers(5, 15)),
        padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
        C=st.sampled_from([16, 32]), O=st.sampled_from([16, 48]))
 def test_equals_the_direct_sum(kind, N, hw, padding, C, O):
@@ -70,16 +71,17 @@ def test_equals_the_direct_sum(kind, N, hw, padding, C, O):
         assert relative(result, exact[name]) < 1e-5, name
 
 
-@pytest.mark.parametrize("kind, hw, C, O", [(1, 24, 64, 64), (1, 16, 128, 128), (1, 8, 256, 256), (2, 32, 64, 128)])
+@pytest.mark.parametrize("kind, hw, C, O", [(1, 24, 64, 64), (1, 16, 128, 128), (1, 8, 256, 256), (2, 32, 64, 128),
+                                            (3, 32, 64, 64), (3, 64, 16, 16)])
 def test_the_stated_error_holds(kind, hw, C, O):
-    """some 1e-5 of the largest result, for each class of shapes that the examples have"""
+    """some 1e-5 of the largest result, for each class of shapes"""
     arguments = case(kind, 4, (hw, hw), ((1, 1), (1, 1)), C, O)
     exact = both(*arguments, exactly=True)
     for name, result in both(*arguments).items():
         assert relative(result, exact[name]) < 2e-5, name
 
 
-@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize("kind", [1, 2, 3])
 def test_adjoints(kind):
     """<gather(x, w), y> = <x, scatter(y, w)> = <w, weight_gradient(x, y)>"""
     x, w, y, bx, by, how = case(kind, 2, (14, 11), ((1, 2), (0, 1)), 32, 32)
@@ -108,7 +110,7 @@ def test_what_is_not_finite_takes_the_direct_way(value, name):
         np.testing.assert_array_equal(np.isnan(result), np.isnan(direct[key]), err_msg=key)
 
 
-@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize("kind", [1, 2, 3])
 def test_one_and_two_threads_give_the_same_bits(kind):
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("this machine has one core")
@@ -144,7 +146,9 @@ def test_which_convolutions_go_this_way():
     assert pays((3, 3, 16, 64), (12, 12), np.float32, how)
     assert not pays((3, 3, 8, 64), (12, 12), np.float32, how)
     assert not pays((3, 3, 64, 64), (5, 5), np.float32, how)         # 2 x 2 tiles of 4 x 4 would be mostly empty
-    assert not pays((5, 5, 64, 64), (12, 12), np.float32, how)
+    assert pays((5, 5, 64, 64), (12, 12), np.float32, how)
+    assert not pays((5, 5, 64, 64), (12, 12), np.float32, geometry(2, ((1, 1), (1, 1))))
+    assert not pays((4, 4, 64, 64), (12, 12), np.float32, how) and not pays((7, 7, 64, 64), (12, 12), np.float32, how)
     assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(dilation=(2, 2)))
     assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(groups=2))
     assert not pays((3, 3, 64, 64), (12, 12), np.float32, how._replace(stride=(2, 2)))

@@ -1,7 +1,8 @@
-"""Winograd's convolution: a quarter to a third of the multiplications, for 3x3 kernels and for 4x4 ones of stride 2.
+"""Winograd's convolution: a quarter to 4/10 of the multiplications, for 3x3 and 5x5 kernels and 4x4 ones of stride 2.
 
 winograd_transform.py tells how 36 products, one at each place of 6x6 transformed values, give a tile of 4x4 pixels of a
-3x3 convolution, or of 5x5 pixels of a 2x2 one; winograd_tiles.py cuts images into such tiles. Here all is one problem,
+3x3 convolution, of 2x2 of a 5x5 one, or of 5x5 of a 2x2 one; winograd_tiles.py cuts images into such tiles. Here all is
+one problem,
 
     Y[n, i, j] = sum over t, t' < r of  X[n, i + t, j + t'] w[t, t']         (vectors of channels, matrices w[t, t'])
 
@@ -10,8 +11,8 @@ in which X and Y are the images, or images *folded*: 2x2 pixels as one with four
     X[n, i, j, (a, b, c)] = x[n, s*i + a - top, s*j + b - left, c]           s = 1: as it is     s = 2: folded
 
                           r     x        y          w[t, t']
-    conv 3x3              3     s = 1    s = 1      w[t, t']
-    its transpose         3     s = 1    s = 1      w[2-t, 2-t'], channels swapped
+    conv 3x3 or 5x5       3, 5  s = 1    s = 1      w[t, t']
+    its transpose         3, 5  s = 1    s = 1      w[r-1-t, r-1-t'], channels swapped
     conv 4x4, stride 2    2     s = 2    s = 1      the four w[2t+a, 2t'+b] one below the other
     its transpose         2     s = 1    s = 2      the four w[2(1-t)+a, 2(1-t')+b] side by side, channels swapped
 
@@ -68,12 +69,14 @@ MOST_TILES = 64                 # of a task
 TASKS = 8                       # a thread, if U stays in the second cache
 PANEL = panel_columns(4)
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
+KINDS = ((3, 3), (1, 1)), ((5, 5), (1, 1)), ((4, 4), (2, 2))     # kernel and stride
 LEAST_CHANNELS = 16             # 1.1 to 1.4 times as fast as winograd_rows.py; 2 times as the direct sum, from 64 on
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
 MOST_WEIGHTS = 2500             # for each tile of a weight gradient, at each place: dU is up to 9 times as large as w
 LEAST_TILES = 12                # of a weight gradient, which is a sum over them
 PART_TILES = 24                 # of a weight gradient's part, at least
 MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
+MOST_PARTS_OF_5 = 8             # of one of 5x5, whose tiles are four times as many: longer sums round more
 
 direct_only = contextvars.ContextVar("direct_only", default=False)
 
@@ -82,9 +85,10 @@ direct_only = contextvars.ContextVar("direct_only", default=False)
 def exact_convolution() -> Iterator[None]:
     """Within this context all convolutions are direct sums, as those in float64 always are.
 
-    Otherwise 3x3 ones, and 4x4 ones of stride 2, take Winograd's way from 16 channels on: faster (3x3 of 64 channels
-    twice as fast), with an error of up to 2e-5 of the largest result in place of 1e-6. 3x3 ones of fewer channels do so
-    down the columns alone, with an error of up to 3e-6. A backward pass outside of the context does so too.
+    Otherwise 3x3 and 5x5 ones, and 4x4 ones of stride 2, take Winograd's way from 16 channels on: faster (3x3 of 64
+    channels twice as fast), with an error of up to 2e-5 of the largest result in place of 1e-6. 3x3 ones of fewer
+    channels do so down the columns alone, with an error of up to 3e-6. A backward pass outside of the context does so,
+    too.
 
     >>> x, w = np.ones((1, 8, 8, 32), np.float32), np.full((3, 3, 32, 32), 0.1, np.float32)
     >>> import tinynet as tn
@@ -112,9 +116,9 @@ def pays(w_shape: Shape, y_hw: tuple[int, int], dtype: DType, geometry: Geometry
 @functools.lru_cache(maxsize=1024)
 def _suits(w_shape, y_hw, dtype, geometry, images):
     kernel_hw, (C, O) = w_shape[:2], w_shape[2:]
-    if (kernel_hw, geometry.stride) not in (((3, 3), (1, 1)), ((4, 4), (2, 2))) or dtype != np.float32:
+    if (kernel_hw, geometry.stride) not in KINDS or dtype != np.float32:
         return False
-    m = N + 1 - _taps(geometry)
+    m = N + 1 - _taps(kernel_hw, geometry)
     tiles = math.prod(-(-n // m) for n in y_hw)
     if images is not None:
         all_tiles, weights = images * tiles, math.prod(geometry.stride) * C * O
@@ -124,16 +128,18 @@ def _suits(w_shape, y_hw, dtype, geometry, images):
             and min(C, O) >= LEAST_CHANNELS and math.prod(y_hw) >= LEAST_FILLED * tiles * m * m)
 
 
-def _taps(geometry):
-    return 3 if geometry.stride == (1, 1) else 2
+def _taps(kernel_hw, geometry):
+    """r: of images that are folded, where the stride is 2"""
+    return kernel_hw[0] // geometry.stride[0]
 
 
 def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tuple[int, int], relu: bool = False,
            pool: bool = False) -> Any:
     """As convolution.gather; None if the result isn't finite everywhere."""
     side = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
-    fits = pool and w.shape[0] == 3                          # 2x2 don't fit into 5x5
-    y = _convolve(x, prepared.get(_gathering, w), w.shape[3], b, side, (1, 0, 0), out_hw, relu, fits)
+    fits = pool and w.shape[0] == 3                          # there are 2 x 2 of 2 x 2 pixels in a tile
+    r = _taps(w.shape[:2], geometry)
+    y = _convolve(x, prepared.get(_gathering, w), w.shape[3], b, side, (1, 0, 0), r, out_hw, relu, fits)
     if fits or not pool:
         return y
     return None if y is None else max_pool(y, (2, 2), (2, 2), (0, 0), (out_hw[0] // 2, out_hw[1] // 2))
@@ -142,25 +148,26 @@ def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tupl
 def scatter(y: Array | Unpooled, w: Array, b: Array | None, geometry: Geometry, out_hw: tuple[int, int],
             relu: bool = False) -> Array | None:
     """As convolution.scatter; None if the result isn't finite everywhere."""
-    (top, _), (left, _) = geometry.padding
+    ((top, _), (left, _)), r = geometry.padding, _taps(w.shape[:2], geometry)
     if geometry.stride == (1, 1):
-        source, target = (1, 2 - top, 2 - left), (1, 0, 0)
+        source, target = (1, r - 1 - top, r - 1 - left), (1, 0, 0)
     else:
         source, target = (1, 1, 1), (2, top, left)
-    return _convolve(y, prepared.get(_scattering, w), w.shape[2], b, source, target, out_hw, relu)
+    return _convolve(y, prepared.get(_scattering, w), w.shape[2], b, source, target, r, out_hw, relu)
 
 
 def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw: tuple[int, int]) -> Array | None:
     """As convolution.weight_gradient; None if the result isn't finite everywhere, or a sum over no images."""
     if not len(x):
         return None
-    C, O, r = x.shape[3], y.shape[3], _taps(geometry)
+    C, O, r = x.shape[3], y.shape[3], _taps(kernel_hw, geometry)
     source = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
     rows = source[0]**2 * C
     grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
     tiles, total = _tiles_at_once(rows, O, 1), len(x) * math.prod(grid)
     x, (y, places) = np.ascontiguousarray(x), stored(y)
-    count = max(1, min(MOST_PARTS, total // min(tiles, PART_TILES)))
+    most = MOST_PARTS_OF_5 if r == 5 else MOST_PARTS
+    count = max(1, min(most, total // min(tiles, PART_TILES)))
     of_part = -(-total // count)
     tiles = -(-of_part // max(1, round(of_part / tiles)))    # of a block, each of which adds to all of dU
     parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
@@ -195,11 +202,11 @@ def _transformed(w, is_gathering):
     return U
 
 
-def _convolve(x, U, channels, b, source, target, out_hw, relu, pool=False):
+def _convolve(x, U, channels, b, source, target, r, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
     (OH, OW), rows, columns = out_hw, source[0]**2 * x.shape[3], target[0]**2 * channels
-    plan = _plan(x.shape[0], rows, columns, source, target, out_hw, numba.get_num_threads())
-    grid, r, tiles, tasks, scratch_shape = plan
+    plan = _plan(x.shape[0], rows, columns, target, r, out_hw, numba.get_num_threads())
+    grid, tiles, tasks, scratch_shape = plan
     x, x_places = stored(x)
     y = empty((len(x), OH // 2, OW // 2, channels) if pool else (len(x), OH, OW, channels), x.dtype)
     places = empty(y.shape, np.uint8) if pool else NO_PLACES
@@ -215,16 +222,14 @@ def _convolve(x, U, channels, b, source, target, out_hw, relu, pool=False):
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(images, rows, columns, source, target, out_hw, threads):
-    """(rows and columns of tiles of an image, r, tiles of a task, tasks, shape of the scratch) of a convolution"""
-    s, *before = target
-    r = 3 if source[0] == s == 1 else 2
-    m = N + 1 - r
+def _plan(images, rows, columns, target, r, out_hw, threads):
+    """(rows and columns of tiles of an image, tiles of a task, tasks, shape of the scratch) of a convolution"""
+    (s, *before), m = target, N + 1 - r
     down, across = (-(-(size + skipped) // (s * m)) for size, skipped in zip(out_hw, before, strict=True))
     total = images * down * across
     wanted = threads * (TASKS if 4 * N * N * rows * columns <= CACHE else 1)       # each task reads all of U
     tiles = max(ROWS, min(MOST_TILES, _tiles_at_once(rows, columns, 2), -(-total // wanted)) // ROWS * ROWS)
-    return (down, across), r, tiles, -(-total // tiles), _scratch_shape(tiles, rows, columns, m, threads)
+    return (down, across), tiles, -(-total // tiles), _scratch_shape(tiles, rows, columns, m, threads)
 
 
 def _tiles_at_once(rows, columns, reuse):
@@ -266,6 +271,8 @@ def _transform_row(w, U, place, shape, s, is_gathering, plane):
         to = panel * rows + row * PANEL + column + o - panel
         if KH // s == 3:
             transform("G3", (w, begin + o, down, across), (U, to, N * plane, plane))
+        elif KH // s == 5:
+            transform("G5", (w, begin + o, down, across), (U, to, N * plane, plane))
         else:
             transform("G2", (w, begin + o, down, across), (U, to, N * plane, plane))
 
@@ -288,6 +295,8 @@ def _row_back(U, w, place, shape, s, plane):
     for o in range(0, O, LANES):
         if KH // s == 3:
             transform("GT3", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
+        elif KH // s == 5:
+            transform("GT5", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
         else:
             transform("GT2", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
 

@@ -42,6 +42,8 @@ def to_places(x, tiles, side, grid, m, size, V, step, window):
                     transform("BT", from_, (V, to, N * step, step))
                 elif size == 4:
                     transform("A3", from_, (V, to, N * step, step))
+                elif size == 2:
+                    transform("A5", from_, (V, to, N * step, step))
                 else:
                     transform("A2", from_, (V, to, N * step, step))
                 to += LANES
@@ -76,6 +78,8 @@ def unpooled_to_places(x, places, tiles, side, grid, m, size, V, step, window):
                 transform_unpooled("BT", from_, which, skipped, (V, to, N * step, step))
             elif size == 4:
                 transform_unpooled("A3", from_, which, skipped, (V, to, N * step, step))
+            elif size == 2:
+                transform_unpooled("A5", from_, which, skipped, (V, to, N * step, step))
             else:
                 transform_unpooled("A2", from_, which, skipped, (V, to, N * step, step))
             to += LANES
@@ -105,6 +109,8 @@ def from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
                 its_bias = bias, o if o < O else o - O
                 if m == 4:
                     finish("AT3", from_, to, its_bias, floor, check, streams * inside)
+                elif m == 2:
+                    finish("AT5", from_, to, its_bias, floor, check, streams * inside)
                 else:
                     finish("AT2", from_, to, its_bias, floor, check, streams * inside)
                 at_m += LANES

@@ -112,7 +112,7 @@ def _matrices():
     A factor that moves from a row of B^T to that of G changes nothing: B^T's rows are monic.
     """
     matrices = {"BT": _two_steps()}
-    for r in (2, 3):
+    for r in (2, 3, 5):
         g, a = (evaluation(r).T / _values()).T, evaluation(N + 1 - r)
         matrices |= {f"G{r}": (g,), f"GT{r}": (g.T,), f"A{r}": (a,), f"AT{r}": (a.T,)}
     return {name: [factor.astype(float) for factor in factors] for name, factors in matrices.items()}
