@@ -92,5 +92,6 @@ def test_which_convolutions_are_taken_apart():
 
     assert is_taken() and is_taken(dilation=(1, 2)) and is_taken(C=64)
     assert not is_taken(dilation=(1, 1)) and not is_taken(stride=(2, 2)) and not is_taken(groups=2)
-    assert not is_taken(C=16) and not is_taken(kernel=(5, 5)) and not is_taken(dtype=np.float64)
+    assert is_taken(kernel=(5, 5)) and not is_taken(kernel=(7, 7))
+    assert not is_taken(C=16) and not is_taken(dtype=np.float64)
     assert not is_taken(hw=(9, 9))                           # parts of 5 x 5: tiles mostly empty
