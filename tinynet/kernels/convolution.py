@@ -159,27 +159,27 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     array([[4., 4.],
            [4., 4.]])
     """
-    if winograd.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3], x.dtype, geometry, len(x)):
+    w_shape, y_hw = (*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3]
+    if winograd.pays(w_shape, y_hw, x.dtype, geometry, len(x)):
         w = winograd.weight_gradient(x, y, geometry, kernel_hw)
         if w is not None:
             return w
-    w_shape, y_hw = (*kernel_hw, x.shape[3], y.shape[3]), y.shape[1:3]
     plan = interleaved.as_ordinary(w_shape, x.shape[1:3], y_hw, x.dtype, geometry)
     if plan:
         return weight_gradient(plan.parts_of_x(x), plan.parts_of_y(whole(y)), plan.geometry, kernel_hw)
     x, (top, _), (left, _) = np.ascontiguousarray(x), *geometry.padding
-    if weight_strips.pays((*kernel_hw, x.shape[3], y.shape[3]), y.shape, x.dtype, geometry):
+    if weight_strips.pays(w_shape, y.shape, x.dtype, geometry):
         w = weight_strips.weight_gradient(x, whole(y), (top, left))
         if w is not None:
             return w
-    if few_outputs.pays((*kernel_hw, x.shape[3], y.shape[3]), geometry):
+    if few_outputs.pays(w_shape, geometry):
         w = few_outputs.weight_gradient(x, whole(y), (top, left), kernel_hw)
         if w is not None:
             return w
     (KH, KW), groups, CG, O = kernel_hw, geometry.groups, x.shape[3] // geometry.groups, y.shape[3]
     if depthwise.pays(CG, O // groups, groups):
         return depthwise.weight_gradient(x, whole(y), _gather_axes(kernel_hw, geometry), groups, kernel_hw)
-    if _is_pointwise((KH, KW, CG, O), x.shape[1:3], y.shape[1:3], geometry) and fills_vectors(O, x.dtype):
+    if _is_pointwise((KH, KW, CG, O), x.shape[1:3], y_hw, geometry) and fills_vectors(O, x.dtype):
         return matmul(x.reshape(-1, CG).T, whole(y).reshape(-1, O)).reshape(1, 1, CG, O)
     return weight_sum.weight_gradient(x, y, geometry, kernel_hw)
 
