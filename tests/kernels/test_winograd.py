@@ -82,6 +82,13 @@ def test_the_stated_error_holds(kind, hw, C, O):
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3])
+def test_the_stated_error_holds_for_long_sums(kind):
+    x, w, y, _, _, how = case(kind, 8, (128, 128), ((1, 1), (1, 1)), 16, 16)
+    exact = convolution.weight_gradient(x.astype(np.float64), y.astype(np.float64), how, w.shape[:2])
+    assert relative(winograd.weight_gradient(x, y, how, w.shape[:2]), exact) < 2e-5
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3])
 def test_adjoints(kind):
     """<gather(x, w), y> = <x, scatter(y, w)> = <w, weight_gradient(x, y)>"""
     x, w, y, bx, by, how = case(kind, 2, (14, 11), ((1, 2), (0, 1)), 32, 32)
