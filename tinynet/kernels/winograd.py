@@ -76,7 +76,8 @@ MOST_WEIGHTS = 2500             # for each tile of a weight gradient, at each pl
 LEAST_TILES = 12                # of a weight gradient, which is a sum over them
 PART_TILES = 24                 # of a weight gradient's part, at least
 MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
-MOST_PARTS_OF_5 = 8             # of one of 5x5, whose tiles are four times as many: longer sums round more
+LONGEST_PART = 2**12            # tiles, for which there are more parts: a sum over 4 times as many rounds twice as much
+MOST_PARTIAL_WEIGHTS = 2**23    # in all of these
 
 direct_only = contextvars.ContextVar("direct_only", default=False)
 
@@ -166,8 +167,9 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
     tiles, total = _tiles_at_once(rows, O, 1), len(x) * math.prod(grid)
     x, (y, places) = np.ascontiguousarray(x), stored(y)
-    most = MOST_PARTS_OF_5 if r == 5 else MOST_PARTS
-    count = max(1, min(most, total // min(tiles, PART_TILES)))
+    count = max(1, min(MOST_PARTS, total // min(tiles, PART_TILES)))
+    most = max(1, MOST_PARTIAL_WEIGHTS // (count * N * N * rows * O))
+    count *= min(most, -(-total // (count * LONGEST_PART)))
     of_part = -(-total // count)
     tiles = -(-of_part // max(1, round(of_part / tiles)))    # of a block, each of which adds to all of dU
     parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
