@@ -26,7 +26,8 @@ settings.load_profile("tinynet")
 
 
 SMALL = """kernels/test_convolution kernels/test_depthwise kernels/test_error kernels/test_matmul
-    kernels/test_reduction kernels/test_softmax kernels/test_tile kernels/test_weight_sum kernels/test_winograd
+    kernels/test_reduction kernels/test_softmax kernels/test_tile kernels/test_weight_strips kernels/test_weight_sum
+    kernels/test_winograd kernels/test_winograd_rows
     ops/test_convolution ops/test_layout ops/test_loss ops/test_normalization ops/test_pooling ops/test_reduction
     ops/test_resize nn/test_layers nn/test_module test_special_values test_optim test_settings""".split()
 LARGE = ("test_relu_passes_gradients", "test_the_stated_error_holds", "one-", "_large_")  # though they are among those
