@@ -50,6 +50,13 @@ def test_rows_longer_than_the_cache_holds():
     check(1, (6, 800), 8, 8)
 
 
+def test_the_stated_error_holds():
+    """1e-5 of the largest result, for a long sum"""
+    x, y = draw(8, (128, 128), 8, 16)
+    exact = convolution.weight_gradient(x.astype(np.float64), y.astype(np.float64), SAME, (3, 3))
+    assert np.abs(weight_strips.weight_gradient(x, y, (1, 1)) - exact).max() < 1e-5 * np.abs(exact).max()
+
+
 def test_many_weights_are_few_parts(monkeypatch):
     monkeypatch.setattr(weight_strips, "MOST_PARTIAL_WEIGHTS", 2 * 6 * 24 * 16)
     check(4, (12, 16), 8, 16)

@@ -35,15 +35,19 @@ class Interleaved(NamedTuple):
     y_hw: tuple[int, int]
 
     def parts_of_x(self, x: Array) -> Array:
+        """x (N, H, W, C) as parts (N*dh*dw, *x_hw, C), with zeros where they reach beyond it"""
         return _split(x, self.dilation, self.before, self.x_hw)
 
     def parts_of_y(self, y: Array) -> Array:
+        """y (N, OH, OW, O) as parts (N*dh*dw, *y_hw, O)"""
         return _split(y, self.dilation, (0, 0), self.y_hw)
 
     def whole_x(self, parts: Array, hw: tuple[int, int]) -> Array:
+        """x of its parts; hw = (H, W)"""
         return _join(parts, self.dilation, self.before, hw)
 
     def whole_y(self, parts: Array, hw: tuple[int, int]) -> Array:
+        """y of its parts; hw = (OH, OW)"""
         return _join(parts, self.dilation, (0, 0), hw)
 
 

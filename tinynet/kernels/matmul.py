@@ -45,7 +45,7 @@ BLOCKS = 4                      # a thread, wanted at least
 MOST_SUMS = 2 ** 16
 MANY_ROWS = 32                  # of A, for which it is worth the copy to cut B into panels; twice as many of a turned A
 LEAST_IN_PANELS = 2 ** 13       # numbers of B: so few stay in the first cache as they lie
-MANY_WEIGHTS = 2 ** 19           # numbers of B: so many are in no cache
+LEAST_FAR = 2 ** 19              # numbers of B: so many are in no cache
 FAR_DEPTH = 64                  # of their pieces: one is asked for while another is in the first cache
 NEVER, FAR, AS_IT_IS, TURNED = range(4)     # is B cut into panels? FAR: never, and asked for; the others: how it lies
 MANY_COLUMNS = 64               # of C, for which it is worth the copy to cut a turned A into panels
@@ -141,7 +141,7 @@ def _multiply(a, b, start, c, floor, far):
     else:
         many = 2 * MANY_ROWS if a_row == 1 else MANY_ROWS
         in_panels = M >= many and N >= panel // VECTORS and K * N > LEAST_IN_PANELS
-        as_it_lies = FAR if K * N >= MANY_WEIGHTS else NEVER
+        as_it_lies = FAR if K * N >= LEAST_FAR else NEVER
         cuts = AS_IT_IS if in_panels or not fills_vectors(N, b.dtype) else as_it_lies
         b, steps = np.ascontiguousarray(b), (K * N, panel, N)
     if a_row == 1 and K >= 2 * PART and M * N <= MOST_SUMS:

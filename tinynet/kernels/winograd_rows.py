@@ -167,7 +167,7 @@ def _multiply(v, U, starts, target, places, height, width, done):
     _, taps, columns = U.shape
     pools = ONE if len(places) else STAY
     for begin in range(0, width, TOGETHER):
-        j = min(begin, width - TOGETHER)                   # in the last round, some pixels once more
+        j = min(begin, width - TOGETHER)                     # in the last round, some pixels once more
         o = 0
         while o < target[3]:
             a, u = (v[0], v[1] + j * v[3], v[2], v[3]), (flattened(U), o, taps * columns, columns)
