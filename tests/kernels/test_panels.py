@@ -7,13 +7,19 @@ import pytest
 from tinynet.kernels import panels
 from tinynet.kernels.jit import kernel, prange
 from tinynet.kernels.memory import LINE, room_for
-from tinynet.kernels.tile import ROWS
+from tinynet.kernels.tile import WIDE, WIDE_ROWS
 
 
 @kernel
 def cut_b(matrix, size, target):
     for _ in prange(1):
         panels.cut("B", matrix, size, target)
+
+
+@kernel
+def cut_wide_b(matrix, size, target):
+    for _ in prange(1):
+        panels.cut("wide B", matrix, size, target)
 
 
 @kernel
@@ -36,9 +42,11 @@ def addresses(like, found):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("factor", ["A", "B"])
+@pytest.mark.parametrize("factor", ["A", "B", "wide B"])
 def test_pieces_and_their_columns_to_spare(factor, dtype):
-    run, width = (cut_a, ROWS) if factor == "A" else (cut_b, panels.panel_columns(np.dtype(dtype).itemsize))
+    itemsize = np.dtype(dtype).itemsize
+    run, width = {"A": (cut_a, WIDE_ROWS), "B": (cut_b, panels.panel_columns(itemsize)),
+                  "wide B": (cut_wide_b, WIDE // itemsize)}[factor]
     matrix = np.random.default_rng(0).standard_normal((9, 3 * width + 10)).astype(dtype)
     for columns in (1, width - 1, width, width + 1, 2 * width, 3 * width + 2):
         for depth in (1, 5):

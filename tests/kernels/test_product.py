@@ -88,7 +88,7 @@ def check(rows, columns, depth, dtype, start="bias", floor=-np.inf, far=(0, 0), 
             np.testing.assert_array_equal(c, with_steps)                 # what is asked for changes nothing
             if run is not run_few:                                       # whose tiles have more rows
                 c = aligned(before.copy())
-                run((panels(a, tile.ROWS).reshape(-1), 0), packed, s, (c, at, step), (rows, columns, depth),
+                run((panels(a, tile.WIDE_ROWS).reshape(-1), 0), packed, s, (c, at, step), (rows, columns, depth),
                     dtype(floor), (0, far[1]))
                 np.testing.assert_array_equal(c, with_steps)
 

@@ -26,21 +26,25 @@ from tinynet.kernels.panels import PANEL_BYTES, cut, cut_turned, panel_columns, 
 from tinynet.kernels.product import multiply as times
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import NEAR, ONE, STAY, VECTORS, least
-from tinynet.kernels.tile import ROWS as TILE_ROWS
+from tinynet.kernels.tile import NEAR, ONE, STAY, VECTORS, WIDE_ROWS, least, rows_at_once
 from tinynet.typing import Array, DType
 
-# A task is ROWS x COLUMNS of C at most and goes over K by pieces of DEPTH at most: so much of B (256 KB in float32) and
-# of A (384 KB) stay in the second cache. Columns are more where a PIECE has room for all, rows where they are short.
+# A task goes over K by pieces of DEPTH at most, and cuts COLUMNS of B into panels for each, or more where a PIECE has
+# room for all. So much of B (256 KB in float32) stays in the second cache, and with it ROWS of A (384 KB), or more
+# where they are short (RUN). To cut a piece takes as long as to multiply some 30 rows by it. So where B is more than a piece,
+# a task has LEAST_ROWS, if there are so many, and where K is cut MOST_ROWS at most. (256 rows and a K of 8192 to 128
+# columns: 1.1 times as fast as with 96 and 192.)
 # Pieces are equally deep, but for one more in each than in the last: of 128 and 128, panels would lie 4096 bytes apart,
 # and meet in the same cache sets (129 and 127: 1.1 times as fast).
 # Of a turned A with a long K, the pixels of a 1x1's weight gradient, a task takes all rows and columns, if C has no
-# more than MOST_SUMS: so A and B, which may come from memory, are read once (128 to 256, 64 pixels: 1.3 times as fast).
+# more than MOST_SUMS: so A and B, which may come from memory, are read once (128 to 256, 64 pixels: 1.3 times as fast),
+# and asked for while the piece before is multiplied (64 to 64, 128 pixels: 1.3 times).
 ROWS, COLUMNS, DEPTH = 192, 128, 512
 TURNED_DEPTH = 192              # of a turned A: its panels share the first cache with those of B (1.1 times as fast)
+ASKING_DEPTH = 96               # of one that a task takes whole: what is asked for meanwhile has to find room, too
 PIECE = 2 ** 16                 # numbers of B in panels at a time
 RUN = 2 ** 15                   # numbers of A that a task may have where its rows are short
-LEAST_ROWS = 96                 # of a task: fewer are not worth a piece of B
+LEAST_ROWS, MOST_ROWS, FEWEST_ROWS = 384, 1024, 96      # of a task; the fewest where B is a single piece
 BLOCKS = 4                      # a thread, wanted at least
 MOST_SUMS = 2 ** 16
 MANY_ROWS = 32                  # of A, for which it is worth the copy to cut B into panels; twice as many of a turned A
@@ -147,24 +151,27 @@ def _multiply(a, b, start, c, floor, far):
     if a_row == 1 and K >= 2 * PART and M * N <= MOST_SUMS:
         block = M, N
     else:
-        block = _block(M, K, N, len(c) * len(a), panel, threads)
+        block = _block(M, K, N, len(c) * len(a), b.itemsize, threads)
     multiply(a_flat, a_row, a_k, b.reshape(-1), steps, cuts, start, c, K, floor, far, block, threads, none_taken())
 
 
-def _block(M, K, N, products, panel, threads):
+def _block(M, K, N, products, itemsize, threads):
     """(rows, columns) of a task: more rows where B is cut anew for each task, fewer where it is a single piece
 
     Where that makes fewer tasks than there are threads, columns are shared out, too, by whole panels.
     """
     columns = N if N * min(K, DEPTH) <= PIECE else COLUMNS
-    rows = ROWS if K > DEPTH or N > columns else max(LEAST_ROWS, RUN // K)
+    least = LEAST_ROWS if K > DEPTH or N > columns else FEWEST_ROWS
+    rows = MOST_ROWS if K > DEPTH else max(least, RUN // K)
     across = -(-N // columns)
     wanted = -(-BLOCKS * threads // across)
-    down = max(1, -(-M // rows), min(-(-M // LEAST_ROWS), wanted))
+    down = max(1, -(-M // rows), min(-(-M // least), wanted))
     if threads < down < wanted and products * across % threads:
         down -= down % threads                               # as many for each thread
+    panel = panel_columns(itemsize)
     columns = min(columns, -(-N * products * down // (threads * panel)) * panel)
-    return -(-M // (down * TILE_ROWS)) * TILE_ROWS, columns
+    at_once = rows_at_once(columns, itemsize)
+    return -(-M // (down * at_once)) * at_once, columns
 
 
 def _sum(parts):
@@ -188,10 +195,14 @@ def multiply(a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, far, block, la
     cuts_b = cuts >= AS_IT_IS
     cuts_a = cuts_b and a_row == 1 and N >= MANY_COLUMNS
     longest = (K + parts - 1) // parts
-    pieces = (longest - 1) // (FAR_DEPTH if cuts == FAR else TURNED_DEPTH if cuts_a else DEPTH) + 1
-    depth = longest // pieces + 1
+    most = DEPTH
+    if cuts == FAR:
+        most = FAR_DEPTH
+    elif cuts_a:
+        most = ASKING_DEPTH if rows >= M else TURNED_DEPTH
+    depth = longest // ((longest - 1) // most + 1) + 1
     for _ in prange(lanes):
-        a_panels = panels_for(min(rows, M) if cuts_a else 0, TILE_ROWS, depth, a)
+        a_panels = panels_for(min(rows, M) if cuts_a else 0, WIDE_ROWS, depth, a)
         b_panels = panels_for(min(columns, N) if cuts_b else 0, PANEL_BYTES // a.itemsize, depth, a)
         task, held = take(taken), np.int64(-1)
         while task < tasks:
@@ -236,22 +247,41 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, f
             b_part = b_panels, STAY, count * panel, panel
         if a_panels.size:
             cut("A", (a, a_first, a_k), (rows, count), a_panels)
-            times("any", (a_panels, STAY), (b_panels, STAY), begin, target, size, lowest, where, None)
+            after = min(depth, end - k - count) if rows == M else 0
+            later = _next_pieces((a, a_first, a_k), (b, b_first, b_k), count, after)
+            times("any", (a_panels, STAY), (b_panels, STAY), begin, target, size, lowest, where, later)
         elif N <= VECTOR_BYTES // 2 // a.itemsize:
             times("few", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where, None)
         elif a_row == 1 and K > DEPTH and rows == M:         # many pixels, of which the next are asked for in passing
-            after = min(depth, end - k - count)
-            later = (a, a_first + count * a_k, after * a_k), (b, b_first + count * b_k, after * b_k)
+            later = _next_pieces((a, a_first, a_k), (b, b_first, b_k), count, min(depth, end - k - count))
             times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where, later)
         elif cuts == FAR:
             later = b, b_first + count * b_k, min(depth, end - k - count) * b_k
             times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where, (later,))
         else:
-            times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where, None)
+            some = max(ROWS, RUN // count)
+            for r in range(0, rows, some):
+                size = min(some, rows - r), columns, count
+                times("any", (a, a_first + r * a_row, a_row, a_k), b_part, _from_row(begin, r), _from_row(target, r),
+                      size, lowest, where, None)
         begin, k = target, k + count
         if is_last:
             break
     return held
+
+
+@inner
+def _next_pieces(a, b, count, after):
+    """`after` rows of a turned A and of B, those behind `count`, as product.multiply asks for them"""
+    (a, a_first, a_k), (b, b_first, b_k) = a, b
+    return (a, a_first + count * a_k, after * a_k), (b, b_first + count * b_k, after * b_k)
+
+
+@inner
+def _from_row(matrix, r):
+    """(array, offset, step of rows) without the first r rows"""
+    array, offset, step = matrix
+    return array, offset + r * step, step
 
 
 @kernel

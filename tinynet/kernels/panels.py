@@ -18,10 +18,10 @@ from numba.extending import intrinsic
 from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, Vector, emit_loop
 from tinynet.kernels.jit import inner
 from tinynet.kernels.memory import room_for
-from tinynet.kernels.tile import ROWS, VECTORS
+from tinynet.kernels.tile import USUAL, WIDE, WIDE_ROWS
 from tinynet.kernels.turning import ROW, emit_turned
 
-PANEL_BYTES = VECTORS * VECTOR_BYTES    # of a row of a panel of B: a tile's columns
+PANEL_BYTES = USUAL             # of a row of a panel of B: a tile's columns
 
 
 def panel_columns(itemsize: int) -> int:
@@ -37,7 +37,7 @@ def panels_for(columns, width, depth, like):
 
 @intrinsic(prefer_literal=True)
 def _cut(typing, factor, matrix, size, panels):
-    """A piece of a product's factor, "B" or a turned "A", cut into panels
+    """A piece of a product's factor, "B" or a turned "A", cut into panels; or "wide B", for block() of tile.py
 
     matrix = (array, where the piece begins, step of k), size = (how many columns, k) it has, panels: flat
     """
@@ -76,8 +76,8 @@ def _cut(typing, factor, matrix, size, panels):
 
 
 def _width(factor, itemsize):
-    """W: a tile's columns of B, its rows of A"""
-    return panel_columns(itemsize) if factor == "B" else ROWS
+    """W: a tile's columns of B, or those of a wide one, or its rows of A"""
+    return {"B": panel_columns(itemsize), "wide B": WIDE // itemsize, "A": WIDE_ROWS}[factor]
 
 
 def _cut_numpy(factor, matrix, size, panels):

@@ -3,9 +3,9 @@
 What the register tile (tile.py) asks before it begins (how many columns are left, where a line ends, which taps there
 are) takes as long as a short sum itself, and with few channels sums are short: 32 products for 32 channels. Matrices
 need no such questions. Their rows and k come in simple steps, and B comes in *panels* (panels.py), of as many columns
-as a tile has, one behind the other: what a tile reads of B is one piece. Where B is nothing but panels, the next one
-is asked for while one is in use, so that it needn't be waited for. (Winograd's products of 128 channels: 1.15 times as
-fast.)
+as a tile has, one behind the other: what a tile reads of B is one piece. A wide tile takes two of them at a time. Where
+B is nothing but panels, the next ones are asked for while some are in use, so that they needn't be waited for.
+(Winograd's products of 128 channels: 1.15 times as fast.)
 
 So this is what Winograd's way does between its transforms (1.2 times as fast as with the tile, of 32 channels), what
 dense layers do, and convolutions of 1x1.
@@ -17,9 +17,10 @@ from numba.extending import intrinsic
 from tinynet.kernels.emit import I1, I64, VECTOR_BYTES, Operand, Vector, emit_loop, emit_prefetch, unknown
 from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.prefetch import Wanted
-from tinynet.kernels.tile import AHEAD, ROWS, VECTORS
+from tinynet.kernels.tile import AHEAD, ROWS, VECTORS, WIDE_ROWS, WIDE_VECTORS, wide_pays
 
 FEW_ROWS = 12  # of a tile of half a vector: as many sums as a processor needs to be busy
+PANELS = WIDE_VECTORS // VECTORS        # side by side, of a wide tile
 
 
 @intrinsic(prefer_literal=True)
@@ -30,7 +31,7 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
     to the end of its last vector all the same.
     a = (array, offset, step of i, of k)                     s = (array, offset, step of i)
     b = (array, offset, step from panel to panel, of k)      c = (array, offset, step of i)
-    a, b: or (array, offset), if they are nothing but panels, those of a turned A as wide as a tile has rows
+    a, b: or (array, offset), if they are nothing but panels, those of a turned A as wide as a wide tile has rows
     size = (how many i, j, k), at least one of each
     far = (A, C), 1 for what is in no cache: A, whose rows are then whole, is asked for ahead, C goes past the caches
     later: pieces of memory, (array, offset, how many numbers) each, that will be wanted soon, or None. The tiles ask
@@ -40,7 +41,6 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
         return None
     signature = types.none(columns, a, b, s, c, size, floor, far, later)
     kind = columns.literal_value
-    at_once = FEW_ROWS if kind == "few" else ROWS
 
     def codegen(context, builder, signature, arguments):
         operands = [Operand(context, builder, signature.args[i], arguments[i]) for i in range(1, 5)]
@@ -54,19 +54,41 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
         lowest = vector.spread(context.cast(builder, arguments[6], signature.args[6], dtype))
         asks, streams = (builder.trunc(builder.extract_value(arguments[7], i), I1) for i in range(2))
         streams = builder.and_(streams, vector.is_lined_up(operands[3]))
-        tiles = builder.mul(_parts(builder, rows, at_once), _parts(builder, columns, VECTORS * vector.lanes))
+        at_once = FEW_ROWS if kind == "few" else ROWS if operands[0].steps else WIDE_ROWS
+        blocks, panel = _parts(builder, rows, at_once), VECTORS * vector.lanes
+        whole = builder.sdiv(columns, I64(panel))
+        wide, wide_blocks = I64(0), _parts(builder, rows, WIDE_ROWS)         # pairs of panels, and their rows of tiles
+        if kind != "few" and PANELS > 1:
+            pays = context.compile_internal(builder, wide_pays, types.boolean(types.intp), [rows])
+            wide = builder.select(builder.trunc(pays, I1), builder.sdiv(whole, I64(PANELS)), wide)
+        in_wide, before = builder.mul(wide, I64(PANELS)), builder.mul(wide, wide_blocks)
+        others = builder.sub(_parts(builder, columns, panel), in_wide)
+        tiles = builder.add(before, builder.mul(others, blocks))
         wanted = Wanted(context, builder, signature.args[8], arguments[8], tiles, depth)
-        tile = _Tile(vector, *operands, depth, lowest, (asks, b_is_packed, streams), at_once, wanted)
+        tile = _Tile(vector, *operands, depth, lowest, (asks, b_is_packed, streams), rows, wanted)
+
+        def wide_panels(j, _):
+            tile.emit_rows(WIDE_ROWS, builder.mul(j, I64(PANELS)), [None] * WIDE_VECTORS, builder.mul(j, wide_blocks))
+            return []
+
+        def panels(j, parts):
+            """The j-th of the others"""
+            before_it = builder.add(before, builder.mul(j, blocks))
+            tile.emit_rows(at_once, builder.add(in_wide, j), parts, before_it)
+            return []
+
         if kind == "few":
-            tile.emit_rows(rows, I64(0), [vector.part(columns)])
+            panels(I64(0), [vector.part(columns)])
             return context.get_dummy_value()
-        panel = I64(VECTORS * vector.lanes)
-        whole = builder.sdiv(columns, panel)
-        with builder.if_then(builder.icmp_signed(">", whole, I64(0))):
-            emit_loop(builder, whole, [], lambda j, _: tile.emit_rows(rows, j, [None] * VECTORS))
-        for parts, is_so in _rests(vector, builder.sub(columns, builder.mul(whole, panel)), kind == "whole"):
+        if PANELS > 1:
+            with builder.if_then(builder.icmp_signed(">", wide, I64(0))):
+                emit_loop(builder, wide, [], wide_panels)
+        others = builder.sub(whole, in_wide)
+        with builder.if_then(builder.icmp_signed(">", others, I64(0))):
+            emit_loop(builder, others, [], lambda j, _: panels(j, [None] * VECTORS))
+        for parts, is_so in _rests(vector, builder.sub(columns, builder.mul(whole, I64(panel))), kind == "whole"):
             with builder.if_then(is_so):
-                tile.emit_rows(rows, whole, parts)
+                panels(others, parts)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -89,30 +111,31 @@ def _rests(vector, left, are_whole):
 
 
 class _Tile:
-    """Some rows of some vectors of a panel"""
+    """Some rows of some vectors of a panel, or of two"""
 
-    def __init__(self, vector, a, b, s, c, depth, lowest, far, at_once, wanted):
+    def __init__(self, vector, a, b, s, c, depth, lowest, far, rows, wanted):
         self.builder, self.vector, self.depth, self.lowest = vector.builder, vector, depth, lowest
         self.a, self.b, self.s, self.c = a, b, s, c
         self.asks_for_a, self.asks_for_b, self.streams = far
-        self.at_once, self.wanted = at_once, wanted
+        self.rows, self.wanted = rows, wanted
         self.a_is_packed = not a.steps
         if self.a_is_packed:
-            a.steps = [I64(1), I64(ROWS)]
+            a.steps = [I64(1), I64(WIDE_ROWS)]
 
-    def emit_rows(self, rows, j, parts):
-        """All rows of the j-th panel, or of those parts of its vectors that there are"""
-        blocks = _parts(self.builder, rows, self.at_once)
+    def emit_rows(self, at_once, j, parts, before):
+        """All rows, so many at once, from the j-th panel on: those parts of the vectors that there are
 
+        before: how many tiles come before these.
+        """
         def tile(i, _):
-            return self._emit(i, rows, j, parts, self.wanted.share(self.builder.add(self.builder.mul(j, blocks), i)))
+            return self._emit(at_once, i, j, parts, self.wanted.share(self.builder.add(before, i)))
 
-        return emit_loop(self.builder, blocks, [], tile)
+        emit_loop(self.builder, _parts(self.builder, self.rows, at_once), [], tile)
 
-    def _emit(self, i, rows, j, parts, share):
+    def _emit(self, at_once, i, j, parts, share):
         """The i-th of them. Where there are fewer, the last one several times, the same sums again."""
-        builder, vector, at_once = self.builder, self.vector, self.at_once
-        last = builder.sub(rows, I64(1))
+        builder, vector = self.builder, self.vector
+        last = builder.sub(self.rows, I64(1))
         indices = [builder.add(builder.mul(i, I64(at_once)), I64(r)) for r in range(at_once)]
         indices = [builder.select(builder.icmp_signed("<", index, last), index, last) for index in indices]
         first = builder.mul(j, I64(VECTORS * vector.lanes))
@@ -121,16 +144,17 @@ class _Tile:
         before = builder.mul(i, I64(at_once))
         a_panel = self.a.at(builder.mul(before, self.depth if self.a_is_packed else self.a.steps[0]))
         a_rows = [builder.gep(a_panel, [builder.mul(builder.sub(index, before), self.a.steps[0])]) for index in indices]
-        panel = self.b.at(builder.mul(j, self.b.steps[0]))
-        self._ask_ahead(a_rows[0], j)
-        later = self._next_panel(panel, i) if self.asks_for_b else None
+        b_columns = [self.b.at(builder.mul(builder.add(j, I64(n // VECTORS)), self.b.steps[0]),
+                               I64(n % VECTORS * vector.lanes)) for n in range(len(parts))]
+        self._ask_ahead(at_once, a_rows[0], j)
+        later = self._next_panels(b_columns[0], i, len(parts)) if self.asks_for_b else None
 
         def step(k, values):
             sums, share = values[:len(sums_before)], values[len(sums_before):]
             a_offset, b_offset = (unknown(builder, builder.mul(k, each.steps[1])) for each in (self.a, self.b))
             if self.asks_for_b:
                 emit_prefetch(builder, builder.gep(later, [builder.mul(k, I64(vector.lanes))]), cache=1)
-            columns = [vector.load(place, None) for place, _ in self._abreast(builder.gep(panel, [b_offset]), parts)]
+            columns = [vector.load(builder.gep(column, [b_offset]), None) for column in b_columns]
             numbers = [vector.spread(builder.load(builder.gep(row, [a_offset]))) for row in a_rows]
             products = [(number, column) for number in numbers for column in columns]
             sums = [vector.multiply_add(*pair, one) for pair, one in zip(products, sums, strict=True)]
@@ -143,9 +167,9 @@ class _Tile:
         vector.store_all(sums, places, self.streams if parts.count(None) == len(parts) else None)
         return []
 
-    def _ask_ahead(self, row, j):
+    def _ask_ahead(self, at_once, row, j):
         """Ask the memory for the rows of a later tile, once for all panels."""
-        builder, step, at_once = self.builder, self.a.steps[0], self.at_once
+        builder, step = self.builder, self.a.steps[0]
         later = builder.gep(row, [builder.mul(step, I64(AHEAD * at_once))])
         lines = builder.add(builder.sdiv(builder.mul(step, I64(at_once)), I64(self.vector.lanes)), I64(1))
 
@@ -156,12 +180,12 @@ class _Tile:
         with builder.if_then(builder.and_(self.asks_for_a, builder.icmp_signed("==", j, I64(0)))):
             emit_loop(builder, lines, [], ask)
 
-    def _next_panel(self, panel, i):
-        """From where on the i-th rows ask for the next panel, a vector for each k: its beginning, or else its middle"""
-        builder = self.builder
-        middle = builder.mul(self.depth, I64((VECTORS - 1) * self.vector.lanes))
-        begin = builder.select(builder.icmp_signed("==", i, I64(0)), I64(0), middle)
-        return builder.gep(panel, [builder.add(self.b.steps[0], begin)])
+    def _next_panels(self, panel, i, vectors):
+        """From where on the i-th rows ask for the next panels, a vector for each k: the i-th part, or else the last"""
+        builder, count = self.builder, max(vectors, VECTORS)
+        part = builder.select(builder.icmp_signed("<", i, I64(count)), i, I64(count - 1))
+        part = builder.mul(builder.add(part, I64(count)), builder.mul(self.depth, I64(self.vector.lanes)))
+        return builder.gep(panel, [part])
 
     def _abreast(self, place, parts):
         """The addresses of the vectors side by side from there on, each with the part of it that there is"""
@@ -179,7 +203,8 @@ def _multiply_numpy(columns, a, b, s, c, size, floor, far, later):
     if len(a) > 2:
         A = view(*a[:2], (rows, a[2]), (depth, a[3]))
     else:
-        A = view(*a, (-(-rows // ROWS), depth * ROWS), (ROWS, 1), (depth, ROWS)).reshape(-1, depth)[:rows]
+        W = WIDE_ROWS
+        A = view(*a, (-(-rows // W), depth * W), (W, 1), (depth, W)).reshape(-1, depth)[:rows]
     for j in range(0, columns, panel):
         width = min(panel, columns - j)
         B = view(b[0], b[1] + j // panel * b[2], (depth, b[3]), (width, 1))

@@ -19,10 +19,10 @@ from tinynet.kernels.emit import VECTOR_BYTES, flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import room_for, zeros
-from tinynet.kernels.panels import PANEL_BYTES, cut, panel_columns, panels_for
+from tinynet.kernels.panels import cut, panel_columns, panels_for
 from tinynet.kernels.pooling import Unpooled, stored, unpool_row, whole
 from tinynet.kernels.tasks import ROWS, TASKS, columns_per_task, none_taken, take
-from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, block, effort
+from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, WIDE, block, effort
 from tinynet.kernels.tile import ROWS as TILE_ROWS
 from tinynet.kernels.window import load_window
 from tinynet.shapes import Geometry
@@ -91,7 +91,7 @@ def add_weights(x, y, places, y_hw, parts, window, columns, is_narrow, cuts, lan
     for _ in prange(lanes):
         scratch = np.empty(height * width * C, x.dtype)
         unpooled = room_for(at_once * OW * y.shape[3] if places.size else 0, y)
-        panels = panels_for(min(columns, OG) if cuts else 0, PANEL_BYTES // y.itemsize, at_once * OW, y)
+        panels = panels_for(min(columns, OG) if cuts else 0, WIDE // y.itemsize, at_once * OW, y)
         task = take(taken)
         while task < len(parts) * splits:
             p, o = task // splits, task % splits * columns
@@ -146,11 +146,11 @@ def _add_rows(size, lines, y, sums, window, o, columns, is_narrow, panels, later
     if groups == dw == 1:                                    # the taps are neighbours: v and c are one
         taps, inner_rows = 1, KW * CG
     width = KW * C if is_narrow else min(columns, OG - o)
-    abreast = PANEL_BYTES // sums.itemsize if panels.size else width
+    abreast = WIDE // sums.itemsize if panels.size else width
     for group in range(groups):
         m = group * OG + o
         if panels.size:
-            cut("B", (flat, from_y + m, O), (width, count * OW), panels)
+            cut("wide B", (flat, from_y + m, O), (width, count * OW), panels)
         for q in range(0, width, abreast):
             for step in range(KH if is_narrow else taps):
                 if is_narrow:

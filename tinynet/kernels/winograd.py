@@ -49,7 +49,7 @@ from tinynet.kernels.prepared import prepared
 from tinynet.kernels.product import multiply
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, ROWS, STAY, least
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, least, rows_at_once
 from tinynet.kernels.turning import turned
 from tinynet.kernels.winograd_tiles import (
     ask_for,
@@ -230,7 +230,8 @@ def _plan(images, rows, columns, target, r, out_hw, threads):
     down, across = (-(-(size + skipped) // (s * m)) for size, skipped in zip(out_hw, before, strict=True))
     total = images * down * across
     wanted = threads * (TASKS if 4 * N * N * rows * columns <= CACHE else 1)       # each task reads all of U
-    tiles = max(ROWS, min(MOST_TILES, _tiles_at_once(rows, columns, 2), -(-total // wanted)) // ROWS * ROWS)
+    at_once = rows_at_once(columns, 4)
+    tiles = max(at_once, min(MOST_TILES, _tiles_at_once(rows, columns, 2), -(-total // wanted)) // at_once * at_once)
     return (down, across), tiles, -(-total // tiles), _scratch_shape(tiles, rows, columns, m, threads)
 
 
