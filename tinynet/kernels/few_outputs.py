@@ -26,7 +26,7 @@ from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import empty, room_for, zeros
 from tinynet.kernels.product import multiply
 from tinynet.kernels.tasks import TASKS, none_taken, take
-from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, STAY, VECTORS
+from tinynet.kernels.tile import NEXT, NO_FLOOR, STAY, VECTORS
 from tinynet.kernels.window import clear, copy, load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, Shape
@@ -113,7 +113,7 @@ def add_pixels(x, y, parts, window, lanes, taken):
                 so_far = here if t > begin else (nothing, STAY, STAY)
                 next_rows = flattened(x), (t + count) * W * C, min(at_once, end - t - count) * W * C
                 multiply("whole", (flattened(x), t * W * C, NEXT, C), (shifted, STAY, panel, columns), so_far, here,
-                         (C, columns, count * W), NO_FLOOR, NEAR, (next_rows,))
+                         (C, columns, count * W), NO_FLOOR, None, (next_rows,))
             p = take(taken)
 
 
@@ -190,7 +190,7 @@ def _multiply_row(x, weights, nothing, place, left, row):
         next_row = flattened(x), (n * H + h + 1) * W * C, W * C
         multiply("whole", (flattened(x), ((n * H + h) * W + begin - left) * C, C, NEXT),
                  (flattened(weights), STAY, panel, columns), (nothing, STAY, STAY), (row, begin * columns, columns),
-                 (end - begin, columns, C), NO_FLOOR, NEAR, (next_row,))
+                 (end - begin, columns, C), NO_FLOOR, None, (next_row,))
 
 
 @intrinsic

@@ -19,29 +19,31 @@ import numba
 import numpy as np
 
 from tinynet.kernels import vectors
-from tinynet.kernels.emit import VECTOR_BYTES, flattened
+from tinynet.kernels.emit import VECTOR_BYTES, flattened, has_wide_registers
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.memory import empty, zeros
 from tinynet.kernels.panels import PANEL_BYTES, cut, cut_turned, panel_columns, panels_for
 from tinynet.kernels.product import multiply as times
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import NEAR, ONE, STAY, VECTORS, WIDE_ROWS, least, rows_at_once
+from tinynet.kernels.tile import ONE, STAY, VECTORS, WIDE, WIDE_ROWS, least, rows_at_once
 from tinynet.typing import Array, DType
 
 # A task goes over K by pieces of DEPTH at most, and cuts COLUMNS of B into panels for each, or more where a PIECE has
 # room for all. So much of B (256 KB in float32) stays in the second cache, and with it ROWS of A (384 KB), or more
-# where they are short (RUN). To cut a piece takes as long as to multiply some 30 rows by it. So where B is more than a piece,
-# a task has LEAST_ROWS, if there are so many, and where K is cut MOST_ROWS at most. (256 rows and a K of 8192 to 128
-# columns: 1.1 times as fast as with 96 and 192.)
+# where they are short (RUN). To cut a piece takes as long as to multiply some 30 rows by it. So where B is more than
+# one, a task has LEAST_ROWS, if there are so many, and where K is cut MOST_ROWS at most. (256 rows and a K of 8192 to
+# 128 columns: 1.1 times as fast as with 96 and 192.)
 # Pieces are equally deep, but for one more in each than in the last: of 128 and 128, panels would lie 4096 bytes apart,
 # and meet in the same cache sets (129 and 127: 1.1 times as fast).
 # Of a turned A with a long K, the pixels of a 1x1's weight gradient, a task takes all rows and columns, if C has no
 # more than MOST_SUMS: so A and B, which may come from memory, are read once (128 to 256, 64 pixels: 1.3 times as fast),
-# and asked for while the piece before is multiplied (64 to 64, 128 pixels: 1.3 times).
+# and asked for while the piece before is multiplied (64 to 64, 128 pixels: 1.3 times). With no more columns than a wide
+# tile has, both are read as they lie, so few k at a time that the first cache holds them (64 to 64: 1.2 times).
 ROWS, COLUMNS, DEPTH = 192, 128, 512
 TURNED_DEPTH = 192              # of a turned A: its panels share the first cache with those of B (1.1 times as fast)
-ASKING_DEPTH = 96               # of one that a task takes whole: what is asked for meanwhile has to find room, too
+ASKING_DEPTH = 96 if has_wide_registers() else 192     # of one that a task takes whole, asking for what comes next
+LOW = 128                  # rows of one that is read as it lies: half as many k, where there are more
 PIECE = 2 ** 16                 # numbers of B in panels at a time
 RUN = 2 ** 15                   # numbers of A that a task may have where its rows are short
 LEAST_ROWS, MOST_ROWS, FEWEST_ROWS = 384, 1024, 96      # of a task; the fewest where B is a single piece
@@ -121,8 +123,7 @@ def affine(a: Array, b: Array, bias: Array | None, relu: bool) -> Array:
     """
     c = empty((1, 1, len(a), b.shape[1]), a.dtype)
     bias = np.zeros(b.shape[1], a.dtype) if bias is None else np.ascontiguousarray(bias)
-    far = ONE, ONE if is_streamed(a, c) else STAY
-    _multiply(a[None], b[None], bias, c, least(relu, a.dtype), far)
+    _multiply(a[None], b[None], bias, c, least(relu, a.dtype), ONE if is_streamed(a, c) else STAY)
     return c[0, 0]
 
 
@@ -132,11 +133,11 @@ def _in_parts(a, b, parts):
     if not K or not batch * M * N:
         return zeros((batch, M, N), a.dtype)
     c = empty((parts, batch, M, N), a.dtype)
-    _multiply(a, b, np.zeros(N, a.dtype), c, least(False, a.dtype), NEAR)
+    _multiply(a, b, np.zeros(N, a.dtype), c, least(False, a.dtype), STAY)
     return _sum(c)
 
 
-def _multiply(a, b, start, c, floor, far):
+def _multiply(a, b, start, c, floor, streams):
     """c[p] = max(start + a @ b over the p-th part of K, floor)"""
     (M, K), N, panel, threads = a.shape[1:], b.shape[2], panel_columns(b.itemsize), numba.get_num_threads()
     a_flat, a_row, a_k = _flat(a)
@@ -145,14 +146,15 @@ def _multiply(a, b, start, c, floor, far):
     else:
         many = 2 * MANY_ROWS if a_row == 1 else MANY_ROWS
         in_panels = M >= many and N >= panel // VECTORS and K * N > LEAST_IN_PANELS
+        in_panels &= a_row != 1 or N * b.itemsize > WIDE
         as_it_lies = FAR if K * N >= LEAST_FAR else NEVER
         cuts = AS_IT_IS if in_panels or not fills_vectors(N, b.dtype) else as_it_lies
         b, steps = np.ascontiguousarray(b), (K * N, panel, N)
-    if a_row == 1 and K >= 2 * PART and M * N <= MOST_SUMS:
+    if a_row == 1 and len(c) >= threads and M * N <= MOST_SUMS:
         block = M, N
     else:
         block = _block(M, K, N, len(c) * len(a), b.itemsize, threads)
-    multiply(a_flat, a_row, a_k, b.reshape(-1), steps, cuts, start, c, K, floor, far, block, threads, none_taken())
+    multiply(a_flat, a_row, a_k, b.reshape(-1), steps, cuts, start, c, K, floor, streams, block, threads, none_taken())
 
 
 def _block(M, K, N, products, itemsize, threads):
@@ -187,8 +189,8 @@ def _flat(a):
 
 
 @kernel
-def multiply(a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, far, block, lanes, taken):
-    """c[p] = max(start + a @ b over the p-th part of K, floor); cuts: how B becomes panels"""
+def multiply(a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, streams, block, lanes, taken):
+    """c[p] = max(start + a @ b over the p-th part of K, floor); cuts: how B becomes panels; streams: past the caches"""
     parts, batch, M, N = c.shape
     rows, columns = block
     tasks = parts * batch * ((M + rows - 1) // rows) * ((N + columns - 1) // columns)
@@ -198,23 +200,25 @@ def multiply(a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, far, block, la
     most = DEPTH
     if cuts == FAR:
         most = FAR_DEPTH
+    elif a_row == 1 and rows >= M:
+        most = ASKING_DEPTH if cuts_a or M <= LOW else ASKING_DEPTH // 2
     elif cuts_a:
-        most = ASKING_DEPTH if rows >= M else TURNED_DEPTH
+        most = TURNED_DEPTH
     depth = longest // ((longest - 1) // most + 1) + 1
     for _ in prange(lanes):
         a_panels = panels_for(min(rows, M) if cuts_a else 0, WIDE_ROWS, depth, a)
         b_panels = panels_for(min(columns, N) if cuts_b else 0, PANEL_BYTES // a.itemsize, depth, a)
         task, held = take(taken), np.int64(-1)
         while task < tasks:
-            held = _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, far, block, depth,
+            held = _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, streams, block, depth,
                                    a_panels, b_panels, held)
             task = take(taken)
         arrived()
 
 
 @inner
-def _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, far, block, depth, a_panels, b_panels,
-                    held):
+def _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, streams, block, depth, a_panels,
+                    b_panels, held):
     """Some rows and columns of a product, over one part of K
 
     held: where the piece of B begins that is in panels already; returns which one it is then.
@@ -233,7 +237,7 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, f
         count = min(depth, end - k)
         is_last = k + count >= end
         size, lowest = (rows, columns, count), floor if is_last else a.dtype.type(-np.inf)
-        where = far[0], far[1] if is_last else STAY
+        far = np.int64(count == a_row), streams if is_last else STAY         # whole rows of A can be asked for
         a_first = m * M * K + i * a_row + k * a_k
         b_first = m * b_matrix + j // panel * b_panel + k * b_k
         b_part = b, b_first, b_panel, b_k
@@ -249,21 +253,21 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, f
             cut("A", (a, a_first, a_k), (rows, count), a_panels)
             after = min(depth, end - k - count) if rows == M else 0
             later = _next_pieces((a, a_first, a_k), (b, b_first, b_k), count, after)
-            times("any", (a_panels, STAY), (b_panels, STAY), begin, target, size, lowest, where, later)
+            times("any", (a_panels, STAY), (b_panels, STAY), begin, target, size, lowest, None, later)
         elif N <= VECTOR_BYTES // 2 // a.itemsize:
-            times("few", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where, None)
+            times("few", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, far, None)
         elif a_row == 1 and K > DEPTH and rows == M:         # many pixels, of which the next are asked for in passing
             later = _next_pieces((a, a_first, a_k), (b, b_first, b_k), count, min(depth, end - k - count))
-            times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where, later)
+            times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, None, later)
         elif cuts == FAR:
             later = b, b_first + count * b_k, min(depth, end - k - count) * b_k
-            times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, where, (later,))
+            times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, None, (later,))
         else:
             some = max(ROWS, RUN // count)
             for r in range(0, rows, some):
                 size = min(some, rows - r), columns, count
                 times("any", (a, a_first + r * a_row, a_row, a_k), b_part, _from_row(begin, r), _from_row(target, r),
-                      size, lowest, where, None)
+                      size, lowest, far, None)
         begin, k = target, k + count
         if is_last:
             break

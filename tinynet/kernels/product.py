@@ -33,9 +33,10 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
     b = (array, offset, step from panel to panel, of k)      c = (array, offset, step of i)
     a, b: or (array, offset), if they are nothing but panels, those of a turned A as wide as a wide tile has rows
     size = (how many i, j, k), at least one of each
-    far = (A, C), 1 for what is in no cache: A, whose rows are then whole, is asked for ahead, C goes past the caches
-    later: pieces of memory, (array, offset, how many numbers) each, that will be wanted soon, or None. The tiles ask
-        for them in passing; see prefetch.py.
+    far = (A, C), 1 for what is in no cache, or None: A, whose rows are then whole, is asked for ahead, C goes past the
+        caches
+    later: pieces of memory, (array, offset, how many numbers) each, that will be wanted soon, or None
+    What is asked for, is asked for in passing, with each k a line or less; see prefetch.py.
     """
     if not isinstance(columns, types.StringLiteral):
         return None
@@ -52,8 +53,10 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
             panel = I64(panel_columns(vector.bytes))
             operands[1].steps = [builder.mul(depth, panel), panel]
         lowest = vector.spread(context.cast(builder, arguments[6], signature.args[6], dtype))
-        asks, streams = (builder.trunc(builder.extract_value(arguments[7], i), I1) for i in range(2))
-        streams = builder.and_(streams, vector.is_lined_up(operands[3]))
+        asks = streams = None
+        if not isinstance(signature.args[7], types.NoneType):
+            asks, streams = (builder.trunc(builder.extract_value(arguments[7], i), I1) for i in range(2))
+            streams = builder.and_(streams, vector.is_lined_up(operands[3]))
         at_once = FEW_ROWS if kind == "few" else ROWS if operands[0].steps else WIDE_ROWS
         blocks, panel = _parts(builder, rows, at_once), VECTORS * vector.lanes
         whole = builder.sdiv(columns, I64(panel))
@@ -146,12 +149,14 @@ class _Tile:
         a_rows = [builder.gep(a_panel, [builder.mul(builder.sub(index, before), self.a.steps[0])]) for index in indices]
         b_columns = [self.b.at(builder.mul(builder.add(j, I64(n // VECTORS)), self.b.steps[0]),
                                I64(n % VECTORS * vector.lanes)) for n in range(len(parts))]
-        self._ask_ahead(at_once, a_rows[0], j)
+        later_rows = None if self.asks_for_a is None else self._later_rows(at_once, a_rows[0], j)
         later = self._next_panels(b_columns[0], i, len(parts)) if self.asks_for_b else None
 
         def step(k, values):
             sums, share = values[:len(sums_before)], values[len(sums_before):]
             a_offset, b_offset = (unknown(builder, builder.mul(k, each.steps[1])) for each in (self.a, self.b))
+            if later_rows is not None:
+                emit_prefetch(builder, builder.gep(later_rows, [builder.mul(k, I64(at_once))]), cache=1)
             if self.asks_for_b:
                 emit_prefetch(builder, builder.gep(later, [builder.mul(k, I64(vector.lanes))]), cache=1)
             columns = [vector.load(builder.gep(column, [b_offset]), None) for column in b_columns]
@@ -167,18 +172,12 @@ class _Tile:
         vector.store_all(sums, places, self.streams if parts.count(None) == len(parts) else None)
         return []
 
-    def _ask_ahead(self, at_once, row, j):
-        """Ask the memory for the rows of a later tile, once for all panels."""
-        builder, step = self.builder, self.a.steps[0]
-        later = builder.gep(row, [builder.mul(step, I64(AHEAD * at_once))])
-        lines = builder.add(builder.sdiv(builder.mul(step, I64(at_once)), I64(self.vector.lanes)), I64(1))
-
-        def ask(i, _):
-            emit_prefetch(builder, builder.gep(later, [builder.mul(i, I64(self.vector.lanes))]))
-            return []
-
-        with builder.if_then(builder.and_(self.asks_for_a, builder.icmp_signed("==", j, I64(0)))):
-            emit_loop(builder, lines, [], ask)
+    def _later_rows(self, at_once, row, j):
+        """From where on to ask for the rows of a later tile, once for all panels; else for what is at hand"""
+        builder = self.builder
+        asks = builder.and_(self.asks_for_a, builder.icmp_signed("==", j, I64(0)))
+        ahead = builder.mul(self.a.steps[0], I64(AHEAD * at_once))
+        return builder.gep(row, [builder.select(asks, ahead, I64(0))])
 
     def _next_panels(self, panel, i, vectors):
         """From where on the i-th rows ask for the next panels, a vector for each k: the i-th part, or else the last"""

@@ -18,7 +18,7 @@ from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import empty, room_for
 from tinynet.kernels.product import multiply
 from tinynet.kernels.tasks import TASKS, none_taken, take
-from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, STAY, VECTORS
+from tinynet.kernels.tile import NEXT, NO_FLOOR, STAY, VECTORS
 from tinynet.kernels.weight_sum import MOST_PARTIAL_WEIGHTS
 from tinynet.kernels.winograd_rows import pixels_abreast, strip_of
 from tinynet.kernels.winograd_rows_tile import PHOTO, STRIP, transform_rows
@@ -91,4 +91,4 @@ def _add_strip(strip, x, y, sums, nothing, padding, split, V, D, window, is_firs
             here = flattened(sums), t * rows * taps, taps
             so_far = (nothing, STAY, STAY) if is_first and j == 0 else here
             multiply("any", (D, t * of_y, NEXT, rows), (V, t * of_x, np.int64(PANEL), abreast * C), so_far, here,
-                     (rows, taps, count), NO_FLOOR, NEAR, None)
+                     (rows, taps, count), NO_FLOOR, None, None)

@@ -49,7 +49,7 @@ from tinynet.kernels.prepared import prepared
 from tinynet.kernels.product import multiply
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
-from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, least, rows_at_once
+from tinynet.kernels.tile import NEXT, NO_FLOOR, ONE, STAY, least, rows_at_once
 from tinynet.kernels.turning import turned
 from tinynet.kernels.winograd_tiles import (
     ask_for,
@@ -353,7 +353,7 @@ def _convolve_tiles(task, lanes, x, x_places, U, nothing, y, epilogue, source, t
         later_count = min(tiles, len(x) * grid[0] * grid[1] - later)
     for p in range(N * N):
         multiply("whole", (V, p * v_step, C, NEXT), (flattened(U), p * plane), (nothing, STAY, STAY),
-                 (M, p * m_step, O), (count, O, C), NO_FLOOR, NEAR, None)
+                 (M, p * m_step, O), (count, O, C), NO_FLOOR, None, None)
         place = ask_for(x, place, part(later_count, p), source, grid, m, np.int64(N))
     if epilogue[2].size:
         from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (check, STAY))
@@ -398,7 +398,7 @@ def _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, is_far, s
         for p in range(N * N):
             here = sums, p * plane, O
             multiply("whole", (V, p * v_step, NEXT, C), (D, p * d_step, PANEL, O),
-                     here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, NEAR,
+                     here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, None,
                      None)
             x_place = ask_for(x, x_place, part(later_count, p), source, grid, m, np.int64(N))
             y_place = ask_for(y, y_place, 0 if places.size else part(later_count, p), (ONE, STAY, STAY), grid, m, m)
