@@ -38,12 +38,12 @@ from tinynet.typing import Array, DType
 # and meet in the same cache sets (129 and 127: 1.1 times as fast).
 # Of a turned A with a long K, the pixels of a 1x1's weight gradient, a task takes all rows and columns, if C has no
 # more than MOST_SUMS: so A and B, which may come from memory, are read once (128 to 256, 64 pixels: 1.3 times as fast),
-# and asked for while the piece before is multiplied (64 to 64, 128 pixels: 1.3 times). With no more columns than a wide
-# tile has, both are read as they lie, so few k at a time that the first cache holds them (64 to 64: 1.2 times).
+# and asked for while the piece before is multiplied (64 to 64, 128 pixels: 1.3 times). Where
+# their rows are short, both are read as they lie, so few k at a time that the first cache holds them (64 to 64: 1.2).
 ROWS, COLUMNS, DEPTH = 192, 128, 512
 TURNED_DEPTH = 192              # of a turned A: its panels share the first cache with those of B (1.1 times as fast)
 ASKING_DEPTH = 96 if has_wide_registers() else 192     # of one that a task takes whole, asking for what comes next
-LOW = 128                  # rows of one that is read as it lies: half as many k, where there are more
+MOST_ABREAST = WIDE // 4        # numbers of a row of B, or 4 times as many with one of A, that are read as they lie
 PIECE = 2 ** 16                 # numbers of B in panels at a time
 RUN = 2 ** 15                   # numbers of A that a task may have where its rows are short
 LEAST_ROWS, MOST_ROWS, FEWEST_ROWS = 384, 1024, 96      # of a task; the fewest where B is a single piece
@@ -146,7 +146,7 @@ def _multiply(a, b, start, c, floor, streams):
     else:
         many = 2 * MANY_ROWS if a_row == 1 else MANY_ROWS
         in_panels = M >= many and N >= panel // VECTORS and K * N > LEAST_IN_PANELS
-        in_panels &= a_row != 1 or N * b.itemsize > WIDE
+        in_panels &= a_row != 1 or N > MOST_ABREAST and M + N > 4 * MOST_ABREAST
         as_it_lies = FAR if K * N >= LEAST_FAR else NEVER
         cuts = AS_IT_IS if in_panels or not fills_vectors(N, b.dtype) else as_it_lies
         b, steps = np.ascontiguousarray(b), (K * N, panel, N)
@@ -201,7 +201,7 @@ def multiply(a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, streams, block
     if cuts == FAR:
         most = FAR_DEPTH
     elif a_row == 1 and rows >= M:
-        most = ASKING_DEPTH if cuts_a or M <= LOW else ASKING_DEPTH // 2
+        most = ASKING_DEPTH if cuts_a or M + N <= 3 * MOST_ABREAST else ASKING_DEPTH // 2
     elif cuts_a:
         most = TURNED_DEPTH
     depth = longest // ((longest - 1) // most + 1) + 1
