@@ -44,6 +44,7 @@ ROWS, COLUMNS, DEPTH = 192, 128, 512
 TURNED_DEPTH = 192              # of a turned A: its panels share the first cache with those of B (1.1 times as fast)
 ASKING_DEPTH = 96 if has_wide_registers() else 192     # of one that a task takes whole, asking for what comes next
 MOST_ABREAST = WIDE // 4        # numbers of a row of B, or 4 times as many with one of A, that are read as they lie
+DEEP = 192                      # k from which on two panels of B don't stay in the first cache
 PIECE = 2 ** 16                 # numbers of B in panels at a time
 RUN = 2 ** 15                   # numbers of A that a task may have where its rows are short
 LEAST_ROWS, MOST_ROWS, FEWEST_ROWS = 384, 1024, 96      # of a task; the fewest where B is a single piece
@@ -263,11 +264,8 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, s
             later = b, b_first + count * b_k, min(depth, end - k - count) * b_k
             times("any", (a, a_first, a_row, a_k), b_part, begin, target, size, lowest, None, (later,))
         else:
-            some = max(ROWS, RUN // count)
-            for r in range(0, rows, some):
-                size = min(some, rows - r), columns, count
-                times("any", (a, a_first + r * a_row, a_row, a_k), b_part, _from_row(begin, r), _from_row(target, r),
-                      size, lowest, far, None)
+            a_part, is_deep = (a, a_first, a_row, a_k), b_panels.size > 0 and count > DEEP
+            _multiply_rows(a_part, b_part, begin, target, size, lowest, far, is_deep)
         begin, k = target, k + count
         if is_last:
             break
@@ -282,10 +280,19 @@ def _next_pieces(a, b, count, after):
 
 
 @inner
-def _from_row(matrix, r):
-    """(array, offset, step of rows) without the first r rows"""
-    array, offset, step = matrix
-    return array, offset + r * step, step
+def _multiply_rows(a, b, s, c, size, floor, far, is_deep):
+    """As product.multiply, for as many rows at a time as stay in the second cache; is_deep: B's panels are"""
+    (a_array, a_first, a_row, a_k), (s_array, s_first, s_row), (c_array, c_first, c_row) = a, s, c
+    rows, columns, count = size
+    some = max(ROWS, RUN // count)
+    for r in range(0, rows, some):
+        a_part = a_array, a_first + r * a_row, a_row, a_k
+        begin, target = (s_array, s_first + r * s_row, s_row), (c_array, c_first + r * c_row, c_row)
+        size = min(some, rows - r), columns, count
+        if is_deep:
+            times("deep", a_part, b, begin, target, size, floor, far, None)
+        else:
+            times("any", a_part, b, begin, target, size, floor, far, None)
 
 
 @kernel
