@@ -41,7 +41,8 @@ def test_batches(leading, M, K, N, turn_a, turn_b):
 
 
 SIZES = [(1, 3000, 5), (1, 700, 300), (2, 5, 1000), (4, 90, 70), (50, 1, 60), (1, 1, 9), (9, 2000, 1),
-         (16, 2048, 100), (200, 300, 1), (130, 257, 129), (3, 1000, 300), (500, 600, 300), (70, 5000, 70), (64, 600, 8)]
+         (16, 2048, 100), (200, 300, 1), (130, 257, 129), (3, 1000, 300), (500, 600, 300), (70, 5000, 70), (64, 600, 8),
+         (200, 4500, 130), (300, 600, 64), (40, 5000, 64), (900, 1100, 140)]
 
 
 @pytest.mark.parametrize("M, K, N", SIZES)
@@ -62,10 +63,11 @@ def test_nothing_gives_zeros(shape):
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
-@pytest.mark.parametrize("M, K, N", [(16, 5000, 100), (70, 600, 300), (1, 5000, 100), (900, 1, 70)])
-@pytest.mark.parametrize("turn_b", [False, True])
-def test_same_bits_with_one_and_two_threads(M, K, N, turn_b):
-    a, b = draw((M, K), False, np.float32), draw((K, N), turn_b, np.float32)
+@pytest.mark.parametrize("M, K, N", [(16, 5000, 100), (70, 600, 300), (1, 5000, 100), (900, 1, 70), (70, 1100, 70),
+                                     (200, 5000, 150)])
+@pytest.mark.parametrize("turn_a, turn_b", [(False, False), (False, True), (True, False)])
+def test_same_bits_with_one_and_two_threads(M, K, N, turn_a, turn_b):
+    a, b = draw((M, K), turn_a, np.float32), draw((K, N), turn_b, np.float32)
     results = []
     for threads in (1, 2):
         numba.set_num_threads(threads)

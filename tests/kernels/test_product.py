@@ -37,6 +37,12 @@ def run_any(a, b, s, c, size, floor, far):
 
 
 @kernel
+def run_deep(a, b, s, c, size, floor, far):
+    for _ in prange(1):
+        product.multiply("deep", a, b, s, c, size, floor, far, None)
+
+
+@kernel
 def run_asking(a, b, s, c, size, floor, far):
     for _ in prange(1):
         later = (a[0], a[1] + size[0], len(a[0])), (b[0], b[1], 100 * len(b[0]))
@@ -46,7 +52,7 @@ def run_asking(a, b, s, c, size, floor, far):
 def kernels_for(columns, dtype):
     """Those that may be asked for so many columns"""
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    return [run_any] + [run_whole] * (columns % lanes == 0) + [run_few] * (columns <= lanes // 2)
+    return [run_any, run_deep] + [run_whole] * (columns % lanes == 0) + [run_few] * (columns <= lanes // 2)
 
 
 def panels(b, width=None):
@@ -97,7 +103,8 @@ def check(rows, columns, depth, dtype, start="bias", floor=-np.inf, far=(0, 0), 
 def test_edges(dtype):
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
     for rows in (1, tile.ROWS - 1, tile.ROWS, FEW_ROWS + 1, 2 * FEW_ROWS + 1):
-        for columns in {1, lanes // 2 - 1, lanes // 2, lanes // 2 + 1, lanes, 2 * lanes - 1, 2 * lanes, 5 * lanes + 3}:
+        for columns in {1, lanes // 2 - 1, lanes // 2, lanes // 2 + 1, lanes, 2 * lanes - 1, 2 * lanes, 5 * lanes + 3,
+                        11 * lanes}:
             for depth, gap in ((1, 0), (7, 3)):
                 check(rows, columns, depth, dtype, gap=gap)
 

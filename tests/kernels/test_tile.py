@@ -66,16 +66,26 @@ LINES = [(1, 2 * tile.ROWS), (1, 3 * tile.ROWS + 1), (3, 2 * tile.ROWS + 3)]    
 
 def check_edges(dtype):
     lanes = tile.VECTOR_BYTES // np.dtype(dtype).itemsize
-    most = max(tile.VECTORS, tile.FLAT_VECTORS) * lanes + 2
+    wide = tile.WIDE_VECTORS * lanes
+    many = {wide - lanes, wide - lanes + 1, wide, max(wide, tile.FLAT_VECTORS * lanes) + 2, wide + 2 * lanes + 1}
     some_rows = [(1, n) for n in range(1, max(tile.ROWS, tile.SLIM_ROWS) + 3)] + [(n, 1) for n in (2, 9)]
     for rows in [*some_rows, (3, 5), (2, 9), *LINES]:
-        for columns in {1, 3, *(n + d for n in (lanes // 2, lanes, 2 * lanes) for d in (-1, 0, 1)), most}:
+        for columns in {1, 3, *(n + d for n in (lanes // 2, lanes, 2 * lanes) for d in (-1, 0, 1)), *many}:
             check(rows, columns, (1, 2, 2), dtype, "bias")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_edges(dtype):
     check_edges(dtype)
+
+
+def test_wide_tiles_only_where_rows_fill_them():
+    for rows in range(1, 200):
+        wide, usual = (-(-rows // n) * n for n in (tile.WIDE_ROWS, tile.ROWS))
+        if tile.wide_pays(rows):
+            assert tile.WIDE_VECTORS > tile.VECTORS and wide < 1.1 * usual
+        elif tile.WIDE_VECTORS > tile.VECTORS:
+            assert wide > usual
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
