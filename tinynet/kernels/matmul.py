@@ -31,28 +31,28 @@ from tinynet.typing import Array, DType
 
 # A task goes over K by pieces of DEPTH at most, and cuts COLUMNS of B into panels for each, or more where a PIECE has
 # room for all. So much of B (256 KB in float32) stays in the second cache, and with it ROWS of A (384 KB), or more
-# where they are short (RUN). To cut a piece takes as long as to multiply some 30 rows by it. So where B is more than
-# one, a task has LEAST_ROWS, if there are so many, and where K is cut MOST_ROWS at most. (256 rows and a K of 8192 to
-# 128 columns: 1.1 times as fast as with 96 and 192.)
+# where they are short (RUN). To cut a piece takes as long as to multiply some 30 rows by it: so where B is more than a
+# piece, tasks are TALL (256 rows and a K of 8192 to 128 columns: 1.1 times as fast as with 192 rows at most).
 # Pieces are equally deep, but for one more in each than in the last: of 128 and 128, panels would lie 4096 bytes apart,
 # and meet in the same cache sets (129 and 127: 1.1 times as fast).
 # Of a turned A with a long K, the pixels of a 1x1's weight gradient, a task takes all rows and columns, if C has no
 # more than MOST_SUMS: so A and B, which may come from memory, are read once (128 to 256, 64 pixels: 1.3 times as fast),
-# and asked for while the piece before is multiplied (64 to 64, 128 pixels: 1.3 times). Where
-# their rows are short, both are read as they lie, so few k at a time that the first cache holds them (64 to 64: 1.2).
+# and asked for while the piece before is multiplied (64 to 64, 128 pixels: 1.3 times). Where their rows are short, both
+# are read as they lie, so few k at a time that the first cache holds them (64 to 64: 1.2 times).
 ROWS, COLUMNS, DEPTH = 192, 128, 512
 TURNED_DEPTH = 192              # of a turned A: its panels share the first cache with those of B (1.1 times as fast)
 ASKING_DEPTH = 96 if has_wide_registers() else 192     # of one that a task takes whole, asking for what comes next
-MOST_ABREAST = WIDE // 4        # numbers of a row of B, or 4 times as many with one of A, that are read as they lie
+SHORT_ROW = WIDE // 4           # numbers of a row of B that is read as it lies; or 4 times as many, with A's row
 DEEP = 192                      # k from which on two panels of B don't stay in the first cache
 PIECE = 2 ** 16                 # numbers of B in panels at a time
 RUN = 2 ** 15                   # numbers of A that a task may have where its rows are short
-LEAST_ROWS, MOST_ROWS, FEWEST_ROWS = 384, 1024, 96      # of a task; the fewest where B is a single piece
+LEAST_ROWS = 96                 # of a task, where B is a single piece
+TALL, TALLEST = 384, 1024       # rows of a task that cuts B anew, at least and at most
 BLOCKS = 4                      # a thread, wanted at least
 MOST_SUMS = 2 ** 16
 MANY_ROWS = 32                  # of A, for which it is worth the copy to cut B into panels; twice as many of a turned A
 LEAST_IN_PANELS = 2 ** 13       # numbers of B: so few stay in the first cache as they lie
-LEAST_FAR = 2 ** 19              # numbers of B: so many are in no cache
+LEAST_FAR = 2 ** 19             # numbers of B: so many are in no cache
 FAR_DEPTH = 64                  # of their pieces: one is asked for while another is in the first cache
 NEVER, FAR, AS_IT_IS, TURNED = range(4)     # is B cut into panels? FAR: never, and asked for; the others: how it lies
 MANY_COLUMNS = 64               # of C, for which it is worth the copy to cut a turned A into panels
@@ -147,7 +147,7 @@ def _multiply(a, b, start, c, floor, streams):
     else:
         many = 2 * MANY_ROWS if a_row == 1 else MANY_ROWS
         in_panels = M >= many and N >= panel // VECTORS and K * N > LEAST_IN_PANELS
-        in_panels &= a_row != 1 or N > MOST_ABREAST and M + N > 4 * MOST_ABREAST
+        in_panels &= a_row != 1 or N > SHORT_ROW and M + N > 4 * SHORT_ROW
         as_it_lies = FAR if K * N >= LEAST_FAR else NEVER
         cuts = AS_IT_IS if in_panels or not fills_vectors(N, b.dtype) else as_it_lies
         b, steps = np.ascontiguousarray(b), (K * N, panel, N)
@@ -164,8 +164,8 @@ def _block(M, K, N, products, itemsize, threads):
     Where that makes fewer tasks than there are threads, columns are shared out, too, by whole panels.
     """
     columns = N if N * min(K, DEPTH) <= PIECE else COLUMNS
-    least = LEAST_ROWS if K > DEPTH or N > columns else FEWEST_ROWS
-    rows = MOST_ROWS if K > DEPTH else max(least, RUN // K)
+    least = TALL if K > DEPTH or N > columns else LEAST_ROWS
+    rows = TALLEST if K > DEPTH else max(least, RUN // K)
     across = -(-N // columns)
     wanted = -(-BLOCKS * threads // across)
     down = max(1, -(-M // rows), min(-(-M // least), wanted))
@@ -202,7 +202,7 @@ def multiply(a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, streams, block
     if cuts == FAR:
         most = FAR_DEPTH
     elif a_row == 1 and rows >= M:
-        most = ASKING_DEPTH if cuts_a or M + N <= 3 * MOST_ABREAST else ASKING_DEPTH // 2
+        most = ASKING_DEPTH if cuts_a or M + N <= 3 * SHORT_ROW else ASKING_DEPTH // 2
     elif cuts_a:
         most = TURNED_DEPTH
     depth = longest // ((longest - 1) // most + 1) + 1

@@ -36,10 +36,9 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
     b = (array, offset, step from panel to panel, of k)      c = (array, offset, step of i)
     a, b: or (array, offset), if they are nothing but panels, those of a turned A as wide as a wide tile has rows
     size = (how many i, j, k), at least one of each
-    far = (A, C), 1 for what is in no cache, or None: A, whose rows are then whole, is asked for ahead, C goes past the
-        caches
+    far = (A, C), 1 for what is in no cache, or None: A, whose rows are then whole, is asked for, C goes past the caches
     later: pieces of memory, (array, offset, how many numbers) each, that will be wanted soon, or None
-    What is asked for, is asked for in passing, with each k a line or less; see prefetch.py.
+    What is asked for is so in passing, with each k a line or less; see prefetch.py.
     """
     if not isinstance(columns, types.StringLiteral):
         return None
@@ -61,41 +60,34 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
             asks, streams = (builder.trunc(builder.extract_value(arguments[7], i), I1) for i in range(2))
             streams = builder.and_(streams, vector.is_lined_up(operands[3]))
         at_once = FEW_ROWS if kind == "few" else ROWS if operands[0].steps else WIDE_ROWS
-        blocks, panel = _parts(builder, rows, at_once), VECTORS * vector.lanes
-        whole = builder.sdiv(columns, I64(panel))
-        wide, wide_blocks = I64(0), _parts(builder, rows, WIDE_ROWS)         # pairs of panels, and their rows of tiles
+        panel = VECTORS * vector.lanes
+        whole, pairs = builder.sdiv(columns, I64(panel)), I64(0)             # panels, and pairs that wide tiles take
         if kind != "few" and PANELS > 1:
             pays = context.compile_internal(builder, wide_pays, types.boolean(types.intp), [rows])
-            wide = builder.select(builder.trunc(pays, I1), builder.sdiv(whole, I64(PANELS)), wide)
-        in_wide, before = builder.mul(wide, I64(PANELS)), builder.mul(wide, wide_blocks)
-        others = builder.sub(_parts(builder, columns, panel), in_wide)
-        tiles = builder.add(before, builder.mul(others, blocks))
-        wanted = Wanted(context, builder, signature.args[8], arguments[8], tiles, depth)
-        far = asks, b_is_packed, kind == "deep", streams
-        tile = _Tile(vector, *operands, depth, lowest, far, rows, wanted)
+            pairs = builder.select(builder.trunc(pays, I1), builder.sdiv(whole, I64(PANELS)), pairs)
+        wide_tiles, tiles = (_parts(builder, rows, n) for n in (WIDE_ROWS, at_once))         # of a pair, of a panel
+        in_pairs, before = builder.mul(pairs, I64(PANELS)), builder.mul(pairs, wide_tiles)
+        singles = builder.sub(_parts(builder, columns, panel), in_pairs)
+        all_tiles = builder.add(before, builder.mul(singles, tiles))
+        wanted = Wanted(context, builder, signature.args[8], arguments[8], all_tiles, depth)
+        tile = _Tile(vector, *operands, depth, lowest, (asks, b_is_packed, kind == "deep", streams), rows, wanted)
 
-        def wide_panels(j, _):
-            tile.emit_rows(WIDE_ROWS, builder.mul(j, I64(PANELS)), [None] * WIDE_VECTORS, builder.mul(j, wide_blocks))
-            return []
+        def pair(i):
+            tile.emit_rows(WIDE_ROWS, builder.mul(i, I64(PANELS)), [None] * WIDE_VECTORS, builder.mul(i, wide_tiles))
 
-        def panels(j, parts):
-            """The j-th of the others"""
-            before_it = builder.add(before, builder.mul(j, blocks))
-            tile.emit_rows(at_once, builder.add(in_wide, j), parts, before_it)
-            return []
+        def single(i, parts):
+            tile.emit_rows(at_once, builder.add(in_pairs, i), parts, builder.add(before, builder.mul(i, tiles)))
 
         if kind == "few":
-            panels(I64(0), [vector.part(columns)])
+            single(I64(0), [vector.part(columns)])
             return context.get_dummy_value()
+        singles = builder.sub(whole, in_pairs)
         if PANELS > 1:
-            with builder.if_then(builder.icmp_signed(">", wide, I64(0))):
-                emit_loop(builder, wide, [], wide_panels)
-        others = builder.sub(whole, in_wide)
-        with builder.if_then(builder.icmp_signed(">", others, I64(0))):
-            emit_loop(builder, others, [], lambda j, _: panels(j, [None] * VECTORS))
+            _emit_each(builder, pairs, pair)
+        _emit_each(builder, singles, lambda i: single(i, [None] * VECTORS))
         for parts, is_so in _rests(vector, builder.sub(columns, builder.mul(whole, I64(panel))), kind == "whole"):
             with builder.if_then(is_so):
-                panels(others, parts)
+                single(singles, parts)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -104,6 +96,16 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
 def _parts(builder, count, size):
     """How many parts of that size there are, the last one perhaps with fewer"""
     return builder.sdiv(builder.add(count, I64(size - 1)), I64(size))
+
+
+def _emit_each(builder, count, body):
+    """for i in range(count): body(i)"""
+    def once(i, _):
+        body(i)
+        return []
+
+    with builder.if_then(builder.icmp_signed(">", count, I64(0))):
+        emit_loop(builder, count, [], once)
 
 
 def _rests(vector, left, are_whole):
