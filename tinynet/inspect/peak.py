@@ -13,11 +13,11 @@ from tinynet.kernels.jit import FLAGS
 from tinynet.kernels.memory import empty
 from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.product import multiply
-from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, STAY
-from tinynet.kernels.tile import ROWS as TILE_ROWS
+from tinynet.kernels.tile import NEXT, NO_FLOOR, STAY, WIDE, WIDE_ROWS
 
-ROWS, COLUMNS = 4 * TILE_ROWS, panel_columns(4)  # a few register tiles: setting out is then next to nothing
-DEPTH = 128  # products in each sum: A and B together are 20 to 45 KB, which the first cache holds
+ROWS, COLUMNS = 4 * WIDE_ROWS, WIDE // 4  # a few register tiles: setting out is then next to nothing
+PANEL = panel_columns(4)
+DEPTH = 96  # products in each sum: A and B together are 16 to 33 KB, which the first cache holds
 REPEATS = 1000  # in each run: a millisecond or so, for the system may interrupt longer ones every time
 
 
@@ -54,9 +54,9 @@ def best_time(call: Callable[[], object], seconds: float) -> float:
 # Not a tinynet kernel, whose cache on disk knows nothing of this file's edits: compiled anew in each run.
 @numba.njit(parallel=True, **FLAGS)
 def _multiply_add(a, b, sums, repeats):
-    """sums[thread] += repeats * (A @ B), A of ROWS x DEPTH, B of DEPTH x COLUMNS"""
+    """sums[thread] += repeats * (A @ B), A of ROWS x DEPTH, B of DEPTH x COLUMNS, in panels"""
     for thread in numba.prange(len(sums)):
         c = (sums[thread], STAY, np.int64(COLUMNS))
         for _ in range(repeats):
-            multiply("whole", (a, STAY, np.int64(DEPTH), NEXT), (b, STAY, STAY, np.int64(COLUMNS)), c, c,
-                     (np.int64(ROWS), np.int64(COLUMNS), np.int64(DEPTH)), NO_FLOOR, NEAR, None)
+            multiply("whole", (a, STAY, np.int64(DEPTH), NEXT), (b, STAY, np.int64(DEPTH * PANEL), np.int64(PANEL)),
+                     c, c, (np.int64(ROWS), np.int64(COLUMNS), np.int64(DEPTH)), NO_FLOOR, None, None)

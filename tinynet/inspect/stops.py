@@ -431,16 +431,17 @@ def registers() -> tuple[Any, ...]:
     that loads both factors of each product waits for the memory. So compute a whole tile of sums at once: R rows
     of A by V vectors of B. A step loads R numbers of A and V vectors of B, and uses each of them several times:
 
-    >>> for rows, vectors in ((1, 1), (2, 1), (4, 2), (8, 2)):
+    >>> for rows, vectors in ((1, 1), (2, 1), (4, 2), (8, 2), (6, 4)):
     ...     loads, products = rows + vectors, rows * vectors
     ...     print(f"{rows} x {vectors}: {loads:2} loads for {products:2} multiply-adds, {products / loads:.2f} a load")
     1 x 1:  2 loads for  1 multiply-adds, 0.50 a load
     2 x 1:  3 loads for  2 multiply-adds, 0.67 a load
     4 x 2:  6 loads for  8 multiply-adds, 1.33 a load
     8 x 2: 10 loads for 16 multiply-adds, 1.60 a load
+    6 x 4: 10 loads for 24 multiply-adds, 2.40 a load
 
-    Why not larger still? The R V sums have to stay in registers, of which there are 32 (AVX-512): 16 sums, 2 vectors
-    of B and a number of A are 19.
+    Why not larger still? The R V sums have to stay in registers, of which there are 32 (AVX-512): 24 sums, 4 vectors
+    of B and a number of A are 29. Where B has no columns for 4 vectors, tiles are 8 x 2.
 
     That is a matrix product. And a convolution? With the channels last, the windows are there already: the pixels
     of a window lie side by side in memory, and the next window begins C numbers further on. So a convolution is the
