@@ -87,6 +87,12 @@ def effort(columns: int) -> float:
     return vectors + vectors % 2 / 6
 
 
+def work(rows: int, columns: int) -> float:
+    """What a product of so many rows and columns costs in tiles, for each k."""
+    at_once = FLAT_ROWS if rows <= FLAT_ROWS else ROWS
+    return -(-rows // at_once) * at_once * effort(columns)
+
+
 def rows_at_once(columns: int, itemsize: int) -> int:
     """How many rows most tiles of so many columns have: it is best if theirs fill them."""
     return WIDE_ROWS if columns * itemsize >= WIDE else ROWS

@@ -22,8 +22,7 @@ from tinynet.kernels.memory import room_for, zeros
 from tinynet.kernels.panels import cut, panel_columns, panels_for
 from tinynet.kernels.pooling import Unpooled, stored, unpool_row, whole
 from tinynet.kernels.tasks import ROWS, TASKS, columns_per_task, none_taken, take
-from tinynet.kernels.tile import FLAT_ROWS, NEAR, NEXT, NO_FLOOR, ONE, STAY, WIDE, block, effort
-from tinynet.kernels.tile import ROWS as TILE_ROWS
+from tinynet.kernels.tile import NEAR, NEXT, NO_FLOOR, ONE, STAY, WIDE, block, work
 from tinynet.kernels.window import load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array
@@ -56,11 +55,7 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
 
 def _is_narrow(inputs, outputs):
     """Are inputs better abreast in a tile, and outputs its rows? (32 channels to 3: 5 times as fast)"""
-    def cost(rows, columns):
-        at_once = FLAT_ROWS if rows <= FLAT_ROWS else TILE_ROWS
-        return -(-rows // at_once) * at_once * effort(columns)
-
-    return outputs <= VECTOR_BYTES // 4 and cost(outputs, inputs) < cost(inputs, outputs)
+    return outputs <= VECTOR_BYTES // 4 and work(outputs, inputs) < work(inputs, outputs)
 
 
 def _window(x, y, kernel_hw, geometry, rows):
