@@ -17,7 +17,7 @@ from tinynet.kernels.tile import NEXT, NO_FLOOR, STAY, WIDE, WIDE_ROWS
 
 ROWS, COLUMNS = 4 * WIDE_ROWS, WIDE // 4  # a few register tiles: setting out is then next to nothing
 PANEL = panel_columns(4)
-DEPTH = 96  # products in each sum: A and B together are 16 to 33 KB, which the first cache holds
+DEPTH = 96  # products in each sum: A and B together are 15 to 34 KB, which the first cache holds
 REPEATS = 1000  # in each run: a millisecond or so, for the system may interrupt longer ones every time
 
 

@@ -24,9 +24,10 @@ from tinynet.kernels.emit import I64, VECTOR_BYTES, Operand, Vector, emit_loop, 
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import empty, room_for, zeros
+from tinynet.kernels.panels import PANEL_BYTES
 from tinynet.kernels.product import multiply
 from tinynet.kernels.tasks import TASKS, none_taken, take
-from tinynet.kernels.tile import NEXT, NO_FLOOR, STAY, VECTORS
+from tinynet.kernels.tile import NEXT, NO_FLOOR, STAY
 from tinynet.kernels.window import clear, copy, load_window
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, Shape
@@ -94,7 +95,7 @@ def add_pixels(x, y, parts, window, lanes, taken):
     KH, KW, _, _ = window
     N, H, W, C = x.shape
     O, columns = y.shape[3], parts.shape[2]
-    panel = np.int64(VECTORS * (VECTOR_BYTES // x.itemsize))
+    panel = np.int64(PANEL_BYTES // x.itemsize)
     nothing = np.zeros(columns, x.dtype)
     at_once = max(1, PIXELS_AT_ONCE // max(1, W))
     for _ in prange(lanes):
@@ -186,7 +187,7 @@ def _multiply_row(x, weights, nothing, place, left, row):
     clear(row[:begin * columns])
     clear(row[end * columns:])
     if end > begin:
-        panel = np.int64(VECTORS * (VECTOR_BYTES // x.itemsize))
+        panel = np.int64(PANEL_BYTES // x.itemsize)
         next_row = flattened(x), (n * H + h + 1) * W * C, W * C
         multiply("whole", (flattened(x), ((n * H + h) * W + begin - left) * C, C, NEXT),
                  (flattened(weights), STAY, panel, columns), (nothing, STAY, STAY), (row, begin * columns, columns),

@@ -42,7 +42,8 @@ from tinynet.typing import Array, DType
 ROWS, COLUMNS, DEPTH = 192, 128, 512
 TURNED_DEPTH = 192              # of a turned A: its panels share the first cache with those of B (1.1 times as fast)
 ASKING_DEPTH = 96 if has_wide_registers() else 192     # of one that a task takes whole, asking for what comes next
-SHORT_ROW = WIDE // 4           # numbers of a row of B that is read as it lies; or 4 times as many, with A's row
+SHORT_ROW = WIDE // 4           # numbers of a row of B that is read as it lies; or 4 times as many, with A's row; with
+                                # more than 3 times as many the first cache holds half as many k
 DEEP = 192                      # k from which on two panels of B don't stay in the first cache
 PIECE = 2 ** 16                 # numbers of B in panels at a time
 RUN = 2 ** 15                   # numbers of A that a task may have where its rows are short
@@ -252,7 +253,7 @@ def _multiply_block(task, a, a_row, a_k, b, b_steps, cuts, start, c, K, floor, s
             b_part = b_panels, STAY, count * panel, panel
         if a_panels.size:
             cut("A", (a, a_first, a_k), (rows, count), a_panels)
-            after = min(depth, end - k - count) if rows == M else 0
+            after = min(depth, end - k - count) if rows == M else 0          # where tasks share B, it is near
             later = _next_pieces((a, a_first, a_k), (b, b_first, b_k), count, after)
             times("any", (a_panels, STAY), (b_panels, STAY), begin, target, size, lowest, None, later)
         elif N <= VECTOR_BYTES // 2 // a.itemsize:

@@ -52,8 +52,8 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
         vector = Vector(builder, dtype, VECTOR_BYTES // 2 if kind == "few" else VECTOR_BYTES)
         b_is_packed = not operands[1].steps
         if b_is_packed:
-            panel = I64(panel_columns(vector.bytes))
-            operands[1].steps = [builder.mul(depth, panel), panel]
+            step = I64(panel_columns(vector.bytes))
+            operands[1].steps = [builder.mul(depth, step), step]
         lowest = vector.spread(context.cast(builder, arguments[6], signature.args[6], dtype))
         asks = streams = None
         if not isinstance(signature.args[7], types.NoneType):
@@ -61,14 +61,13 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
             streams = builder.and_(streams, vector.is_lined_up(operands[3]))
         at_once = FEW_ROWS if kind == "few" else ROWS if operands[0].steps else WIDE_ROWS
         panel = VECTORS * vector.lanes
-        whole, pairs = builder.sdiv(columns, I64(panel)), I64(0)             # panels, and pairs that wide tiles take
-        if kind != "few" and PANELS > 1:
-            pays = context.compile_internal(builder, wide_pays, types.boolean(types.intp), [rows])
-            pairs = builder.select(builder.trunc(pays, I1), builder.sdiv(whole, I64(PANELS)), pairs)
+        whole = builder.sdiv(columns, I64(panel))            # panels, the last one, if it has columns to spare, aside
+        pairs = _pairs(context, builder, rows, whole) if kind != "few" else I64(0)
         wide_tiles, tiles = (_parts(builder, rows, n) for n in (WIDE_ROWS, at_once))         # of a pair, of a panel
         in_pairs, before = builder.mul(pairs, I64(PANELS)), builder.mul(pairs, wide_tiles)
-        singles = builder.sub(_parts(builder, columns, panel), in_pairs)
-        all_tiles = builder.add(before, builder.mul(singles, tiles))
+        singles = builder.sub(whole, in_pairs)
+        others = builder.sub(_parts(builder, columns, panel), in_pairs)      # singles, and what is left
+        all_tiles = builder.add(before, builder.mul(others, tiles))
         wanted = Wanted(context, builder, signature.args[8], arguments[8], all_tiles, depth)
         tile = _Tile(vector, *operands, depth, lowest, (asks, b_is_packed, kind == "deep", streams), rows, wanted)
 
@@ -81,7 +80,6 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
         if kind == "few":
             single(I64(0), [vector.part(columns)])
             return context.get_dummy_value()
-        singles = builder.sub(whole, in_pairs)
         if PANELS > 1:
             _emit_each(builder, pairs, pair)
         _emit_each(builder, singles, lambda i: single(i, [None] * VECTORS))
@@ -96,6 +94,14 @@ def _multiply(typing, columns, a, b, s, c, size, floor, far, later):
 def _parts(builder, count, size):
     """How many parts of that size there are, the last one perhaps with fewer"""
     return builder.sdiv(builder.add(count, I64(size - 1)), I64(size))
+
+
+def _pairs(context, builder, rows, panels):
+    """How many pairs of so many panels wide tiles take: all, or none"""
+    if PANELS == 1:
+        return I64(0)
+    pays = context.compile_internal(builder, wide_pays, types.boolean(types.intp), [rows])
+    return builder.select(builder.trunc(pays, I1), builder.sdiv(panels, I64(PANELS)), I64(0))
 
 
 def _emit_each(builder, count, body):

@@ -164,7 +164,7 @@ def block(a, b, s, c, counts, rows, columns, floor, far, later):
 
 @inner
 def _tiles(rows, columns, lanes, may_be_wide):
-    """How many tiles block() has, those for which `columns` are many first"""
+    """How many tiles block() has: wide ones as far as they go, if there may be any, and usual ones for what is left"""
     wide = _parts(columns - (WIDE_VECTORS - 1) * lanes, WIDE_VECTORS * lanes) if may_be_wide else 0
     others = max(0, columns - wide * WIDE_VECTORS * lanes)
     return wide * _parts(rows, WIDE_ROWS) + _parts(others, VECTORS * lanes) * _parts(rows, ROWS)

@@ -5,21 +5,22 @@
     w[u, v, c, o]     = sum over t    G[t, u] U[t, (v, c), o]
 
 with V as there. The product has taps abreast and outputs as its rows, or the other way round, as fills vectors better
-(12 channels to 64 outputs, abreast: 1.4 times as fast). (3x3, 8 channels to 16, 16 x 128 x 128: 1.3 times as fast as
-the direct sum; 24 to 24, 64 pixels: 1.7. With 3 channels it took 1.4 times as long.) The error is up to 1e-5 of the
-largest result.
+(12 channels to 64 outputs, abreast: 1.4 times as fast). (3x3, 8 channels to 16, 16 x 128 x 128: 1.4 times as fast as
+the direct sum; 24 to 24, 64 pixels: 1.8; 12 to 64: 1.6. With 3 channels it took 1.1 times as long.) The error is up to
+1e-5 of the largest result.
 """
 import numba
 import numpy as np
 
 from tinynet.kernels import winograd_rows
-from tinynet.kernels.emit import VECTOR_BYTES, flattened
+from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
 from tinynet.kernels.matmul import sum_parts
 from tinynet.kernels.memory import empty, room_for
+from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.product import multiply
 from tinynet.kernels.tasks import TASKS, none_taken, take
-from tinynet.kernels.tile import NEXT, NO_FLOOR, STAY, VECTORS, work
+from tinynet.kernels.tile import NEXT, NO_FLOOR, STAY, work
 from tinynet.kernels.weight_sum import MOST_PARTIAL_WEIGHTS
 from tinynet.kernels.winograd_rows import pixels_abreast, strip_of
 from tinynet.kernels.winograd_rows_tile import PHOTO, STRIP, transform_rows
@@ -27,7 +28,7 @@ from tinynet.kernels.winograd_transform import MATRICES, N
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, DType, Shape
 
-PANEL = VECTORS * VECTOR_BYTES // 4     # taps of a tile
+PANEL = panel_columns(4)
 CACHE = 2**15                    # numbers of V and D: a small part of the second cache
 LEAST_STRIPS = 2                 # of a part of the sum
 LEAST_WORK = 2**20               # multiplications of a tap; with half as many it took as long as the direct sum
@@ -46,22 +47,25 @@ def weight_gradient(x: Array, y: Array, padding: tuple[int, int]) -> Array | Non
     abreast = pixels_abreast(O)
     taps, rows, strips = (2 + abreast) * C, abreast * O, len(x) * -(-OH // STRIP)
     most = max(1, MOST_PARTIAL_WEIGHTS // (N * rows * taps))
-    turns = work(taps, rows) < work(rows, taps)              # outputs abreast, in place of taps
-    shape = (taps, rows) if turns else (rows, taps)
+    outputs_abreast = work(taps, rows) < work(rows, taps)
+    shape = (taps, rows) if outputs_abreast else (rows, taps)
     parts = empty((max(1, min(TASKS, most, strips // LEAST_STRIPS)), N, *shape), x.dtype)
     at_once = min(OW // abreast, max(1, CACHE // (N * abreast * (C + O))))
-    add_strips(x, y, parts, np.zeros(-(-shape[1] // PANEL) * PANEL, x.dtype), padding, turns,
+    add_strips(x, y, parts, np.zeros(-(-shape[1] // PANEL) * PANEL, x.dtype), padding, outputs_abreast,
                (abreast, at_once, numba.get_num_threads()), none_taken())
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
-    U = (U.swapaxes(1, 2) if turns else U).reshape(N, abreast, O, 2 + abreast, C)
+    U = (U.swapaxes(1, 2) if outputs_abreast else U).reshape(N, abreast, O, 2 + abreast, C)
     U = sum(U[:, i, :, i:i + 3] for i in range(abreast))     # each of the pixels has its taps where its window is
     w = np.einsum("tu,tovc->uvco", MATRICES["G3"][0].astype(x.dtype), U)
     return np.ascontiguousarray(w) if np.isfinite(w).all() else None
 
 
 @kernel
-def add_strips(x, y, parts, nothing, padding, turns, split, taken):
-    """parts[p] = U of the p-th part of all strips, or [t, o, (v, c)] if not `turns`; split as in convolve_strips"""
+def add_strips(x, y, parts, nothing, padding, outputs_abreast, split, taken):
+    """parts[p] = U of the p-th part of all strips, its outputs before its taps if these are abreast
+
+    split as in convolve_strips.
+    """
     (_, OH, _, O), C = y.shape, x.shape[3]
     abreast, at_once, lanes = split
     everything = len(x) * ((OH + STRIP - 1) // STRIP)
@@ -73,12 +77,13 @@ def add_strips(x, y, parts, nothing, padding, turns, split, taken):
         while p < len(parts):
             begin = p * everything // len(parts)
             for strip in range(begin, (p + 1) * everything // len(parts)):
-                _add_strip(strip, x, y, parts[p], nothing, padding, turns, split, V, D, window, strip == begin)
+                _add_strip(strip, x, y, parts[p], nothing, padding, outputs_abreast, split, V, D, window,
+                           strip == begin)
             p = take(taken)
 
 
 @inner
-def _add_strip(strip, x, y, sums, nothing, padding, turns, split, V, D, window, is_first):
+def _add_strip(strip, x, y, sums, nothing, padding, outputs_abreast, split, V, D, window, is_first):
     C, (_, OH, OW, O), (abreast, at_once, _) = x.shape[3], y.shape, split
     strips = (OH + STRIP - 1) // STRIP
     n, i = strip // strips, strip % strips * STRIP
@@ -91,7 +96,7 @@ def _add_strip(strip, x, y, sums, nothing, padding, turns, split, V, D, window, 
         lines = strip_of(y, n, i, STRIP, j * abreast, count * abreast, window)
         transform_rows("A3", lines, (D, STAY, of_y), of_y)
         starts = is_first and j == 0
-        if turns:
+        if outputs_abreast:
             _add_places(V, of_x, abreast * C, D, of_y, rows, sums, nothing, count, starts)
         else:
             _add_places(D, of_y, rows, V, of_x, abreast * C, sums, nothing, count, starts)
