@@ -26,7 +26,7 @@ for case in Case(2, (8, 12), (3, 3), 32, 48, padded, np.float32), Case(1, (10, 2
     case.check(1e-4)
 for M, K, N in (1, 700, 5), (7, 30, 70), (67, 9, 17):
     test_matmul.check(test_matmul.draw((M, K), False, np.float32), test_matmul.draw((K, N), True, np.float32), 1e-5)
-assert {"correlate", "add_weights", "convolve", "add_products", "multiply"} <= set(jit.compiled_kernels)
+assert {"correlate", "add_weights", "convolve", "correlate_tiles", "multiply"} <= set(jit.compiled_kernels)
 """
 
 

@@ -23,6 +23,7 @@ import math
 import mmap
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 from numba import carray, config, types
@@ -36,6 +37,7 @@ LEAST = 1 << 18  # bytes of an array in a slab; smaller ones malloc keeps by its
 SMALL = 1 << 20  # bytes; arrays below lie in other slabs than those from here on
 SLAB = 1 << 29  # bytes of a slab at least, which costs nothing until they are touched
 GAP = 9 * LINE  # behind each array: else all would begin at the same place of a page, and meet in the same cache sets
+MOST_SCRATCHES = 64  # kinds of scratch that are remembered
 FREE_AT_MOST = 1 << 30  # bytes of touched memory that are kept free: enough for a training step, no burden afterwards
 
 
@@ -188,6 +190,35 @@ def empty(shape: Shape, dtype: DType) -> Array:
 def _from_malloc(shape, dtype, size):
     memory = np.empty(size + LINE - 1, np.uint8)
     return np.ndarray(shape, dtype, memory, -address(memory) % LINE)
+
+
+class _Scratch(threading.local):
+    """Of the current thread: {(shape, dtype): an array of the one stretch of memory}"""
+
+    def __init__(self) -> None:
+        self.arrays, self.memory = {}, np.empty(0, np.uint8)
+
+
+_scratch = _Scratch()
+
+
+def scratch_for(shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """Room for what a kernel writes and nobody reads afterwards, not filled: the next kernel of this thread has the same.
+
+    So it is still in the caches then. It stays until the thread ends; kernels ask for what fits into their caches.
+
+    >>> scratch_for((2, 3), np.dtype(np.float32)) is scratch_for((2, 3), np.dtype(np.float32))
+    True
+    """
+    array = _scratch.arrays.get((shape, dtype))
+    if array is None:
+        size = math.prod(shape) * dtype.itemsize
+        if size > _scratch.memory.size:
+            _scratch.arrays, _scratch.memory = {}, np.frombuffer(_slab(size), np.uint8)
+        if len(_scratch.arrays) == MOST_SCRATCHES:
+            _scratch.arrays.clear()
+        array = _scratch.arrays[shape, dtype] = np.ndarray(shape, dtype, _scratch.memory)
+    return array
 
 
 @inner

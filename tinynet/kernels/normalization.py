@@ -22,6 +22,7 @@ positions in x's own type, which is twice as fast, and of those sums in float64.
 square, all of it is summed in float64.
 """
 
+import math
 from typing import NamedTuple
 
 import numba
@@ -55,11 +56,10 @@ def statistics(x: Array, groups: int) -> tuple[Array, Array]:
     """mean and (biased) variance of each group of x (N, S, C): both (N, G) and float64."""
     n, s, c = x.shape
     shift = x[:, 0, :: c // groups].astype(np.float64)
-    partial = np.empty((2, n, chunks(x.shape)[1], groups))
-    moments(_flat(x), c, shift, chunks(x.shape), partial, numba.get_num_threads(), none_taken())
-    first, second = partial.sum(axis=2) / (s * c // groups)
-    found = shift + first, np.maximum(second - first * first, 0.0)
-    return _or_wide(found, x, lambda: statistics(x.astype(np.float64), groups))
+    mean, var, tasks = np.empty((n, groups)), np.empty((n, groups)), chunks(x.shape)
+    partial = np.empty((2, n, tasks[1], groups))
+    check = moments(_flat(x), c, shift, tasks, partial, mean, var, numba.get_num_threads(), none_taken())
+    return _or_wide(check, (mean, var), x, lambda: statistics(x.astype(np.float64), groups))
 
 
 def normalize(x: Array, mean: Array, rstd: Array, w: Array | None, b: Array | None, relu: bool = False) -> Array:
@@ -98,25 +98,27 @@ def sums_of_gradient(gy: Array | Unpooled, x: Array, mean: Array, rstd: Array, w
                      relu: bool = False) -> Sums:
     """The Sums of gy and x (N, S, C); with relu, of gy where y > 0. gy: of x's size, or, of one sample, Unpooled"""
     n, s, c = x.shape
-    groups = mean.shape[1]
-    by_group = np.empty((2, n, chunks(x.shape)[1], groups))
-    by_channel = np.empty((2, *chunks(x.shape), c))
-    w, b = _or_constant(w, 1, x), _or_constant(b, 0, x)
-    threads = numba.get_num_threads()
-    gradient_sums(*_in_memory(gy, x), _flat(x), mean, rstd, w, b, relu, by_group, by_channel, threads, none_taken())
-    found = *by_group.sum(axis=2) / (s * c // groups), *by_channel.sum(axis=(1, 2))
+    groups, tasks = mean.shape[1], chunks(x.shape)
+    by_group, by_channel = np.empty((2, n, tasks[1], groups)), np.empty((2, *tasks, c))
+    found = Sums(np.empty((n, groups)), np.empty((n, groups)), np.empty(c), np.empty(c))
+    w, b, threads = _or_constant(w, 1, x), _or_constant(b, 0, x), numba.get_num_threads()
+    check = gradient_sums(*_in_memory(gy, x), _flat(x), mean, rstd, w, b, relu, by_group, by_channel, tuple(found),
+                          threads, none_taken())
 
     def wide():
         whole_gy = whole(gy).reshape(x.shape)
         wide_gy, wide_x, wide_w, wide_b = (each.astype(np.float64) for each in (whole_gy, x, w, b))
         return sums_of_gradient(wide_gy, wide_x, mean, rstd, wide_w, wide_b, relu)
 
-    return Sums(*_or_wide(found, x, wide))
+    return Sums(*_or_wide(check, found, x, wide))
 
 
-def _or_wide(found, x, wide):
-    """What was found, or, where that isn't finite, `wide()`: a product of two float32 may be too large for float32."""
-    if x.dtype == np.float64 or all(np.isfinite(each).all() for each in found):
+def _or_wide(check, found, x, wide):
+    """What was found, or, where that isn't finite, `wide()`: a product of two float32 may be too large for float32.
+
+    check: the sum of all that was found, which is not finite if any of it isn't.
+    """
+    if x.dtype == np.float64 or math.isfinite(check):
         return found
     return tuple(np.where(np.isfinite(each), each, other) for each, other in zip(found, wide(), strict=True))
 
@@ -203,11 +205,11 @@ def weighted_sum(w, values):
 
 
 @kernel
-def moments(x, C, shift, tasks, partial, lanes, taken):
-    """partial[0] = sum of d, partial[1] = sum of d^2 by sample, chunk and group, with d = x - shift.
+def moments(x, C, shift, tasks, partial, mean, var, lanes, taken):
+    """mean = shift + A(d), var = A(d^2) - A(d)^2, with d = x - shift; the sum of all of them is returned.
 
-    The variance is A(d^2) - A(d)^2: a difference of two large numbers, were d not taken from one of the
-    values themselves.
+    The variance is a difference of two large numbers, were d not taken from one of the values themselves.
+    partial[0] = sum of d, partial[1] = sum of d^2 by sample, chunk and group.
     """
     N, S = x.shape[0], x.shape[1] // C
     T, P = tasks
@@ -235,6 +237,33 @@ def moments(x, C, shift, tasks, partial, lanes, taken):
                     partial[0, n, p, g] = s1[g * D : (g + 1) * D].sum()
                     partial[1, n, p, g] = s2[g * D : (g + 1) * D].sum()
             task = take(taken)
+    return _mean_and_variance(partial, shift, D * S, mean, var)
+
+
+@inner
+def _mean_and_variance(partial, shift, count, mean, var):
+    check = _means(partial[0], count, mean) + _means(partial[1], count, var)
+    for n in range(len(mean)):
+        for g in range(mean.shape[1]):
+            squared = var[n, g] - mean[n, g] * mean[n, g]
+            var[n, g] = 0.0 if squared < 0 else squared      # where rounding went too far; a NaN stays
+            mean[n, g] += shift[n, g]
+    return check
+
+
+@inner
+def _means(sums, count, means):
+    """means[n, g] = sum over p of sums[n, p, g], / count; returns the sum of all."""
+    N, P, G = sums.shape
+    check = 0.0
+    for n in range(N):
+        for g in range(G):
+            total = 0.0
+            for p in range(P):
+                total += sums[n, p, g]
+            means[n, g] = total / count
+            check += means[n, g]
+    return check
 
 
 @inner
@@ -313,8 +342,11 @@ def _standardize_row(x, line, y):
 
 
 @kernel
-def gradient_sums(gy, places, hw, x, mean, rstd, w, b, relu, by_group, by_channel, lanes, taken):
-    """Sums of gy and gy xh: weighted with w by (sample, chunk, group), plain by (task, channel); gy: see _in_memory"""
+def gradient_sums(gy, places, hw, x, mean, rstd, w, b, relu, by_group, by_channel, sums, lanes, taken):
+    """sums = Sums of gy and x, from those weighted with w by (sample, chunk, group) and plain ones by (task, channel)
+
+    gy: see _in_memory. Returns the sum of all sums.
+    """
     _, T, P, C = by_channel.shape
     N, S = x.shape[0], x.shape[1] // C
     G = mean.shape[1]
@@ -355,6 +387,25 @@ def gradient_sums(gy, places, hw, x, mean, rstd, w, b, relu, by_group, by_channe
                 total1 += s1[:C]
                 total2 += s2[:C]
             task = take(taken)
+    gradient, correlation, bias, weight = sums
+    check = _means(by_group[0], D * S, gradient) + _means(by_group[1], D * S, correlation)
+    return check + _add_channels(by_channel[0], bias) + _add_channels(by_channel[1], weight)
+
+
+@inner
+def _add_channels(parts, sums):
+    """sums[c] = sum over t and p of parts[t, p, c]; returns the sum of all."""
+    T, P, C = parts.shape
+    check = 0.0
+    for c in range(C):
+        sums[c] = 0
+    for t in range(T):
+        for p in range(P):
+            for c in range(C):
+                sums[c] += parts[t, p, c]
+    for c in range(C):
+        check += sums[c]
+    return check
 
 
 @inner

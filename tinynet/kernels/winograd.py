@@ -41,8 +41,7 @@ import numpy as np
 
 from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.matmul import sum_parts
-from tinynet.kernels.memory import empty
+from tinynet.kernels.memory import empty, scratch_for
 from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.pooling import NO_PLACES, Unpooled, max_pool, stored
 from tinynet.kernels.prepared import prepared
@@ -78,6 +77,7 @@ PART_TILES = 24                 # of a weight gradient's part, at least
 MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
 LONGEST_PART = 2**12            # tiles, for which there are more parts: a sum over 4 times as many rounds twice as much
 MOST_PARTIAL_WEIGHTS = 2**23    # in all of these
+RUN = 1024                      # numbers of the parts that a task adds up
 
 direct_only = contextvars.ContextVar("direct_only", default=False)
 
@@ -173,13 +173,10 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     of_part = -(-total // count)
     tiles = -(-of_part // max(1, round(of_part / tiles)))    # of a block, each of which adds to all of dU
     parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
-    scratch = empty(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
-    is_far = ONE if is_streamed(x, y) else STAY
-    add_products(x, y, places, parts, np.zeros(O, x.dtype), source, grid, r, tiles, is_far, scratch, none_taken())
-    U = parts[0] if len(parts) == 1 else sum_parts(parts)
-    w = empty((*kernel_hw, C, O), x.dtype)
-    weights_back(U, w, source[0])
-    return w if np.isfinite(w).all() else None
+    scratch = scratch_for(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
+    w, nothing, is_far = empty((*kernel_hw, C, O), x.dtype), np.zeros(O, x.dtype), ONE if is_streamed(x, y) else STAY
+    total = correlate_tiles(x, y, places, parts, nothing, w, source, grid, r, tiles, is_far, scratch, none_taken())
+    return w if math.isfinite(total) else None
 
 
 def _gathering(w):
@@ -212,7 +209,7 @@ def _convolve(x, U, channels, b, source, target, r, out_hw, relu, pool=False):
     x, x_places = stored(x)
     y = empty((len(x), OH // 2, OW // 2, channels) if pool else (len(x), OH, OW, channels), x.dtype)
     places = empty(y.shape, np.uint8) if pool else NO_PLACES
-    checks, scratch = np.zeros((tasks, LANES), x.dtype), empty(scratch_shape, x.dtype)
+    checks, scratch = np.zeros((tasks, LANES), x.dtype), scratch_for(scratch_shape, x.dtype)
     bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
     epilogue = bias, least(relu, x.dtype), places, ONE if is_streamed(x, y) else STAY
     nothing = np.zeros(columns, x.dtype)
@@ -281,30 +278,6 @@ def _transform_row(w, U, place, shape, s, is_gathering, plane):
 
 
 @kernel
-def weights_back(U, w, s):
-    """w = G^T U G for each pair of channels"""
-    for c in prange(w.shape[2]):
-        for a in range(s):
-            for b in range(s):
-                _row_back(flattened(U), flattened(w), (a, b, np.int64(c)), w.shape, s, U.shape[2])
-
-
-@inner
-def _row_back(U, w, place, shape, s, plane):
-    a, b, c = place
-    KH, KW, C, O = shape
-    down, across = s * KW * C * O, s * C * O
-    from_, to = ((a * s + b) * C + c) * O, ((a * KW + b) * C + c) * O
-    for o in range(0, O, LANES):
-        if KH // s == 3:
-            transform("GT3", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
-        elif KH // s == 5:
-            transform("GT5", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
-        else:
-            transform("GT2", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
-
-
-@kernel
 def convolve(x, x_places, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch, taken):
     """A task is a block of tiles; its bits are the same in whichever lane.
 
@@ -364,9 +337,10 @@ def _convolve_tiles(task, lanes, x, x_places, U, nothing, y, epilogue, source, t
 # ---- The weight gradient -----------------------------------------------------------------------------------
 
 @kernel
-def add_products(x, y, places, parts, nothing, source, grid, r, tiles, is_far, scratch, taken):
-    """parts[k] = the sum over the k-th part of all tiles of V^T (A gy A^T), for each place
+def correlate_tiles(x, y, places, parts, nothing, w, source, grid, r, tiles, is_far, scratch, taken):
+    """w = G^T dU G for each pair of channels, dU being the sum over all tiles of V^T (A gy A^T), for each place
 
+    parts[k] = the sum over the k-th part of all tiles. Returns the sum of all weights, not finite if any of them isn't.
     places: as y's stored(). is_far: x and y are in no cache.
     """
     for lane in prange(len(scratch)):
@@ -374,6 +348,13 @@ def add_products(x, y, places, parts, nothing, source, grid, r, tiles, is_far, s
         while k < len(parts):
             _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, is_far, scratch[lane])
             k = take(taken)
+    U = flattened(parts[0])
+    for run in prange((len(U) + RUN - 1) // RUN if len(parts) > 1 else 0):
+        _add_parts(parts, U[run * RUN:(run + 1) * RUN], np.int64(run * RUN))
+    checks = np.empty(w.shape[2], w.dtype)
+    for c in prange(w.shape[2]):
+        checks[c] = _weights_back(U, np.int64(c), w, source[0], parts.shape[3])
+    return sum_of(checks)
 
 
 @inner
@@ -402,3 +383,40 @@ def _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, is_far, s
                      None)
             x_place = ask_for(x, x_place, part(later_count, p), source, grid, m, np.int64(N))
             y_place = ask_for(y, y_place, 0 if places.size else part(later_count, p), (ONE, STAY, STAY), grid, m, m)
+
+
+@inner
+def _add_parts(parts, sums, first):
+    """sums, a run of parts[0] from there on, += that of the others"""
+    for k in range(1, len(parts)):
+        part = flattened(parts[k])
+        for i in range(len(sums)):
+            sums[i] += part[first + i]
+
+
+@inner
+def _weights_back(U, c, w, s, plane):
+    """The weights of input channel c, w[s*t + a, s*t' + b, c]; returns the sum of them."""
+    KH, KW, C, O = w.shape
+    check = w.dtype.type(0)
+    for a in range(s):
+        for b in range(s):
+            _row_back(U, flattened(w), ((a * s + b) * C + c) * O, ((a * KW + b) * C + c) * O, w.shape, s, plane)
+    for u in range(KH):
+        for v in range(KW):
+            check += sum_of(w[u, v, c])
+    return check
+
+
+@inner
+def _row_back(U, w, from_, to, shape, s, plane):
+    """w = G^T dU G for a row of channels"""
+    KH, KW, C, O = shape
+    down, across = s * KW * C * O, s * C * O
+    for o in range(0, O, LANES):
+        if KH // s == 3:
+            transform("GT3", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
+        elif KH // s == 5:
+            transform("GT5", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
+        else:
+            transform("GT2", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
