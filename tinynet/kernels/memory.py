@@ -203,7 +203,7 @@ _scratch = _Scratch()
 
 
 def scratch_for(shape: Shape, dtype: np.dtype[Any]) -> Array:
-    """Room for what a kernel writes and nobody reads afterwards, not filled: the next kernel of this thread has the same.
+    """Room, not filled, for what a kernel writes and nobody reads afterwards: this thread's next kernel has the same.
 
     So it is still in the caches then. It stays until the thread ends; kernels ask for what fits into their caches.
 

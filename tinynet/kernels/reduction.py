@@ -37,38 +37,28 @@ def sum_rows(x: Array, gate: Array | None = None) -> Array:
            [0., 1.]], dtype=float32)
     """
     rows, columns = x.shape
+    sums = np.zeros(columns, x.dtype)
     if x.size == 0:
-        return np.zeros(columns, x.dtype)
-    x = np.ascontiguousarray(x)
-    gate = x[:0] if gate is None else gate
+        return sums
+    x = np.ascontiguousarray(x).reshape(-1)
+    gate = x[:0] if gate is None else gate.reshape(-1)
+    gated = x if len(gate) else np.empty(0, x.dtype)  # x may be read-only, which numba wouldn't let through
     side_by_side = max(1, min(NARROW // columns, rows))
-    whole = rows // side_by_side * side_by_side
-    wide = -1, side_by_side * columns
-    sums = _chunked_sum(x[:whole].reshape(wide), gate[:whole].reshape(wide)).reshape(side_by_side, columns).sum(axis=0)
-    if whole < rows:
-        sums += _chunked_sum(x[whole:], gate[whole:])
-    return sums.astype(x.dtype)
-
-
-def _chunked_sum(x, gate):
-    """Sum over the rows in float64."""
-    rows, columns = x.shape
-    blocks = -(-columns // BLOCK)
-    chunks = min(-(-rows // CHUNK_ROWS), max(1, CHUNKS // blocks))
-    partial = np.empty((chunks, columns))
-    gated = x if len(gate) else np.empty((0, columns), x.dtype)  # x may be read-only, which numba wouldn't let through
-    sum_chunks(x, gate, gated, partial, numba.get_num_threads(), none_taken())
-    return partial.sum(axis=0)
+    wide_rows, width = rows // side_by_side, side_by_side * columns
+    chunks = min(-(-wide_rows // CHUNK_ROWS), max(1, CHUNKS // -(-width // BLOCK)))
+    sum_chunks(x, gate, gated, np.empty((chunks, width)), sums, numba.get_num_threads(), none_taken())
+    return sums
 
 
 @kernel
-def sum_chunks(x, gate, gated, partial, lanes, taken):
-    """partial[p, c] = sum of x[r, c] over the rows r of chunk p.
+def sum_chunks(x, gate, gated, partial, sums, lanes, taken):
+    """sums[c] = sum of x[r, c] over all rows r, several of which are laid side by side: as wide as partial's
 
-    If there is a gate, `gated` is x itself, and becomes 0 where that is 0 or less; else they have no rows.
+    If there is a gate, `gated` is x itself, and becomes 0 where that is 0 or less; else both are empty.
+    partial[p] = the sum over the rows of chunk p.
     """
-    R, C = x.shape
-    P = len(partial)
+    P, C = partial.shape
+    R = len(x) // C
     blocks = (C + BLOCK - 1) // BLOCK
     for _ in prange(lanes):
         room = np.empty(BLOCK)  # not in partial: lanes that write into the same cache line wait for each other
@@ -76,18 +66,40 @@ def sum_chunks(x, gate, gated, partial, lanes, taken):
         while task < P * blocks:
             p, block = task // blocks, task % blocks
             start, stop = block * BLOCK, min(C, (block + 1) * BLOCK)
-            sums = room[: stop - start]
-            sums[:] = 0
-            for r in range(p * R // P, (p + 1) * R // P):
-                prefetch_ahead(x[r, start:stop])
-                if len(gate):
-                    prefetch_ahead(gate[r, start:stop])
-                    shut(gated[r, start:stop], gate[r, start:stop])
-                row = x[r, start:stop]
-                for c in range(stop - start):
-                    sums[c] += row[c]
-            partial[p, start:stop] = sums
+            total = room[: stop - start]
+            total[:] = 0
+            _add_rows(x, gate, gated, p * R // P * C + start, (p + 1) * R // P * C, C, total)
+            partial[p, start:stop] = total
             task = take(taken)
+    _fold(x, gate, gated, R * C, partial, sums)
+
+
+@inner
+def _add_rows(x, gate, gated, begin, end, step, total):
+    """total += the numbers of x from `begin` on, and every `step` further up to `end`, once their gate is shut"""
+    for first in range(begin, end, step):
+        last = first + len(total)
+        prefetch_ahead(x[first:last])
+        if len(gate):
+            prefetch_ahead(gate[first:last])
+            shut(gated[first:last], gate[first:last])
+        row = x[first:last]
+        for c in range(len(total)):
+            total[c] += row[c]
+
+
+@inner
+def _fold(x, gate, gated, rest, partial, sums):
+    """Adds up the chunks' sums, and of these those of rows side by side. The rest are rows too few to lie so."""
+    total, C = partial[0], len(sums)
+    for p in range(1, len(partial)):
+        for c in range(len(total)):
+            total[c] += partial[p, c]
+    for c in range(C, len(total)):
+        total[c % C] += total[c]
+    _add_rows(x, gate, gated, rest, len(x), C, total[:C])
+    for c in range(C):
+        sums[c] = total[c]
 
 
 @inner

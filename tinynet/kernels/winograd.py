@@ -71,6 +71,7 @@ PLANE_GAP = 16                  # floats between the places' matrices, which oth
 KINDS = ((3, 3), (1, 1)), ((5, 5), (1, 1)), ((4, 4), (2, 2))     # kernel and stride
 LEAST_CHANNELS = 16             # from 120 pixels on 1.3 to 1.4 times as fast as winograd_rows.py
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
+LEAST_FOLDED = 5                # tiles of an image, where the stride is 2: four times as many weights to transform
 MOST_WEIGHTS = 2500             # for each tile of a weight gradient, at each place: dU is up to 9 times as large as w
 LEAST_TILES = 12                # of a weight gradient, which is a sum over them
 PART_TILES = 24                 # of a weight gradient's part, at least
@@ -125,6 +126,8 @@ def _suits(w_shape, y_hw, dtype, geometry, images):
         all_tiles, weights = images * tiles, math.prod(geometry.stride) * C * O
         if all_tiles < LEAST_TILES or weights > MOST_WEIGHTS * all_tiles:
             return False
+    elif geometry.stride != (1, 1) and tiles < LEAST_FOLDED:
+        return False
     return (geometry.dilation == (1, 1) and geometry.groups == 1 and C % LANES == O % LANES == 0
             and min(C, O) >= LEAST_CHANNELS and math.prod(y_hw) >= LEAST_FILLED * tiles * m * m)
 

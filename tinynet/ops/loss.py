@@ -134,11 +134,8 @@ def _total_weight(target, weight, ignore_index):
         return target.size
     if weight is None:
         return int(np.count_nonzero(target >= 0))
-    flat, counts = target.reshape(-1) + 1, np.zeros(weight.size + 1, np.intp)
-    for first in range(0, flat.size, COUNTED):
-        counts += np.bincount(flat[first:first + COUNTED], minlength=counts.size)
-    counts = counts[1:]  # without those of -1
-    return float((counts * weight)[counts > 0].sum())  # a class that isn't there may weigh NaN or Inf
+    flat, weights = target.reshape(-1), np.append(weight, 0.0)  # -1, the last, weighs nothing
+    return sum(float(weights.take(flat[first:first + COUNTED]).sum()) for first in range(0, flat.size, COUNTED))
 
 
 def _class_weight(op, weight, K):
@@ -164,19 +161,19 @@ def class_target(op: str, logits: Tensor, target: TensorLike, ignore_index: int 
             f"{logits.shape[:-1]}: theirs without the last axis, which is that of the classes"
         )
     K = logits.shape[-1]
-    counted = target
+    wrong = (target < 0) | (target >= K)
     if ignore_index is not None:
         ignored = target == ignore_index
-        counted = np.where(ignored, target.dtype.type(0), target)
-    if counted.size and not (0 <= counted.min() and counted.max() < K):
-        worst = counted.min() if counted.min() < 0 else counted.max()
+        wrong &= ~ignored
+    if wrong.any():
+        worst = target[wrong].min() if target[wrong].min() < 0 else target[wrong].max()
         raise ValueError(
             f"{op}: target holds the class {worst}, but logits of shape {logits.shape} have the classes "
             f"0..{K - 1}; if it marks what is not to count, give ignore_index={worst}"
         )
-    classes = counted.astype(np.int32)
+    classes = target.astype(np.int32)
     if ignore_index is not None:
-        np.putmask(classes, ignored, -1)
+        classes |= -ignored.view(np.int8)  # -1 has all bits, and so has what is or-ed with it
     return classes
 
 
