@@ -136,8 +136,7 @@ def augmented(dataset, is_photos):
     crop = tuple(n * 2 // 3 for n in size)
     return data.Augmented(
         dataset,
-        data.Scale(0.8, 1.25),
-        data.Crop(crop, dataset.ignore_index),
+        data.Crop(crop, dataset.ignore_index, scale=(0.8, 1.25)),
         data.Flip(),
         data.Brightness(0.2),
         data.Contrast(0.2),

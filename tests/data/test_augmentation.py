@@ -36,7 +36,8 @@ def bilinear_twin(image, size):
     return resized
 
 
-@pytest.mark.parametrize("transform", [Flip(), Crop(6), Crop((4, 9)), Crop(12, 7), Crop((20, 5), 7)])
+@pytest.mark.parametrize("transform", [Flip(), Crop(6), Crop((4, 9)), Crop(12, 7), Crop((20, 5), 7),
+                                       Crop(6, scale=(1, 1))])
 @pytest.mark.parametrize("seed", range(6))
 def test_geometry_moves_the_mask_with_the_image(transform, seed):
     rng = np.random.default_rng(seed)
@@ -79,6 +80,21 @@ def test_crop_keeps_the_whole_of_a_smaller_image():
 def test_crop_of_a_smaller_mask_needs_an_ignore_index():
     with pytest.raises(ValueError, match="smaller than the window .* give an ignore_index"):
         Crop(20)(random_sample(np.random.default_rng(0)), np.random.default_rng(0))
+
+
+@given(st.integers(0, 99), st.sampled_from([(6, 9), (25, 9), (25, 40)]),
+       st.sampled_from([(0.5, 2), (1, 1), (0.3, 0.4)]))
+def test_crop_with_a_scale_is_scale_and_then_crop(seed, size, scale):
+    sample = np.random.default_rng(seed).random((20, 30, 3), np.float32), np.arange(600).reshape(20, 30)
+    image, mask = Crop(size, 999, scale)(sample, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    other_image, other_mask = Crop(size, 999)(Scale(*scale)(sample, rng), rng)
+    assert image.shape == other_image.shape == (*size, 3) and image.dtype == np.float32
+    shown = mask != 999
+    assert np.array_equal(shown, other_mask != 999)
+    np.testing.assert_allclose(image[shown], other_image[shown], atol=1e-5)
+    assert (mask == other_mask).mean() > 0.9                 # a place right between two pixels may be rounded to either
+    np.testing.assert_allclose(image[~shown], np.broadcast_to(sample[0].mean((0, 1)), image[~shown].shape), rtol=1e-5)
 
 
 @given(SIZES, SIZES, SIZES, SIZES)
@@ -128,7 +144,8 @@ def tight_box(image):
 
 
 @pytest.mark.parametrize("transform, pixels", [
-    (Flip(1), 0), (Crop(30), 0), (Crop((34, 50)), 0), (Scale(2, 2), 0), (Scale(0.7, 1.6), 1), (Zoom(), 1),
+    (Flip(1), 0), (Crop(30), 0), (Crop((34, 50)), 0), (Crop(32, scale=(0.9, 1.2)), 1),
+    (Scale(2, 2), 0), (Scale(0.7, 1.6), 1), (Zoom(), 1),
     (Zoom(smallest=0.2, aspect=2, keep=0.3), 1.5)])
 @pytest.mark.parametrize("seed", range(8))
 def test_geometry_moves_the_box_with_the_image(transform, pixels, seed):
@@ -238,7 +255,7 @@ def test_contrast_keeps_the_mean_where_nothing_is_clipped():
 
 def test_every_transformation_draws_from_the_generator_given():
     sample = random_sample(np.random.default_rng(0))
-    for transform in (Flip(), Crop(5), Scale(0.5, 2), Zoom(), Brightness(0.3), Contrast(0.3)):
+    for transform in (Flip(), Crop(5), Crop(5, 0, (0.5, 2)), Scale(0.5, 2), Zoom(), Brightness(0.3), Contrast(0.3)):
         first, again = (transform(sample, np.random.default_rng(3)) for _ in range(2))
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
@@ -273,6 +290,7 @@ def test_augmented_applies_all_in_turn_and_passes_on_what_describes_the_classes(
     (lambda: Crop(0), "Crop: size is"),
     (lambda: Crop((3, 4, 5)), "Crop: size is"),
     (lambda: Scale(0, 1), "Scale: the factors are low 0"),
+    (lambda: Crop(3, scale=(0, 1)), "Crop: the factors are low 0"),
     (lambda: Scale(2, 1), "give 0 < low <= high"),
     (lambda: Zoom(smallest=0), "Zoom: smallest is 0"),
     (lambda: Zoom(keep=1.5), "Zoom: keep is 1.5"),
