@@ -180,7 +180,7 @@ class Op:
     broadcasts: the inputs may differ in shape by NumPy's rules; the engine sums their gradients back to their shapes.
     needs: a bool per argument of forward, set before forward runs: will its gradient be asked for?
     gives_new: backward's gradients are arrays just made, of which nobody else knows.
-    may_overwrite: set before backward runs: gy is such an array, and nobody will read it afterwards.
+    may_overwrite: set before backward runs: gy is such an array, contiguous, and nobody will read it afterwards.
     """
 
     keeps: tuple[str, ...] = ()
@@ -369,7 +369,7 @@ def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: S
     run = run_backward if running.watcher is None else running.watcher.backward
     with _switched("recording", create_graph), np.errstate(all="ignore"), _switched("quiet", True):
         for output, g in zip(outputs, gradients, strict=True):
-            _add(arrived, node(output), g)
+            _add(arrived, node(output), g, False)
         for n in _consume(order):
             g = arrived.pop(n, None)
             if wanted is not None and n in wanted:
@@ -384,9 +384,12 @@ def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: S
             if g is not None and (useful is None or n in useful):
                 n.may_overwrite = is_ours
                 for parent, gx in zip(n.parents, run(n, g, useful), strict=False):
-                    if gx is not None:
-                        (ours.add if n.gives_new and parent not in arrived else ours.discard)(parent)
-                        _add(arrived, parent, gx)
+                    if gx is None:
+                        continue
+                    is_new = n.gives_new or parent in arrived  # then it is a sum
+                    _add(arrived, parent, gx, parent in ours and not create_graph)
+                    if is_new and arrived[parent].array.flags.c_contiguous:
+                        ours.add(parent)
             if not retain_graph:
                 n._free()
     return None if targets is None else [found.get(node(t)) for t in targets]
@@ -421,16 +424,16 @@ def run_backward(op: Op, gy: Tensor, useful: set[Op | Tensor] | None) -> list[Te
         op.needs, running.call = needs, outer
 
 
-def _add(arrived, n, g):
-    """A value that is used twice gets the sum of both gradients."""
+def _add(arrived, n, g, in_place):
+    """A value that is used twice gets the sum of both gradients; in_place: written over the first of them."""
     if n not in arrived:
         arrived[n] = g
     elif not _mode.anomaly:
-        arrived[n] = arrived[n] + g
+        arrived[n] = arrived[n].plus(g, in_place)
     else:
         parts = arrived[n], g
         with _noting(anomaly.users_line()):
-            arrived[n] = arrived[n] + g
+            arrived[n] = arrived[n].plus(g)
         anomaly.check_sum(n, parts, arrived[n])
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinynet.autograd import Op
-from tinynet.kernels.elementwise import add, multiply, subtract
+from tinynet.kernels.elementwise import add, add_to, multiply, subtract
 from tinynet.kernels.matmul import matmul
 from tinynet.kernels.reduction import sum_rows
 from tinynet.typing import Array, DType, Shape
@@ -22,12 +22,15 @@ if TYPE_CHECKING:  # it stands one floor up
 
 
 class Add(Op):
-    """z = x + y;  gx = gz,  gy = gz"""
+    """z = x + y;  gx = gz,  gy = gz; in_place: z is written over x, which has y's shape"""
 
     broadcasts = True
 
+    def __init__(self, in_place: bool = False) -> None:
+        self.in_place = in_place
+
     def forward(self, x: Array, y: Array) -> Array:
-        return add(x, y)
+        return add_to(x, y) if self.in_place else add(x, y)
 
     def backward(self, gz: Tensor) -> Gradients:
         return gz, gz

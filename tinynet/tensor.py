@@ -176,6 +176,10 @@ class Tensor:
         else:
             self.grad = self.wrap(np.asarray(g.array, order="C") if own else g.array.copy())
 
+    def plus(self, g: Tensor, in_place: bool = False) -> Tensor:
+        """self + g, for the backward pass; in_place: written over this tensor, whose array nobody else knows."""
+        return ops.Add(in_place)(self, g)
+
     # Operators
 
     def __add__(self, other: TensorLike) -> Tensor:

@@ -49,6 +49,20 @@ def test_arithmetic_is_numpys(name, shapes, dtype):
         np.testing.assert_array_equal(z, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [5, LARGE + 3])
+def test_adding_to_an_array_writes_over_it(count, dtype):
+    x, y = values(count, dtype, 1), values(count, dtype, 2)
+    with np.errstate(all="ignore"):
+        expected, turned = x + y, x[::-1] + y
+        assert elementwise.add_to(x[::-1], y).base is x
+        np.testing.assert_array_equal(x[::-1], turned)
+        x[:] = values(count, dtype, 1)
+        assert elementwise.add_to(x, y) is x
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(y, values(count, dtype, 2))
+
+
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
 def test_float32_functions_hold_to_their_definition(name):
     x = np.concatenate([np.linspace(-9, 9, LARGE), np.geomspace(1e-30, 1, 999), -np.geomspace(1e-30, 1, 999)])

@@ -20,12 +20,19 @@ CHUNK = 8192  # elements that are dealt with at a time: three arrays of them lie
 CHUNKS = 8  # that one thread takes at a time
 
 ADD, SUBTRACT, MULTIPLY, RELU, RELU_GRAD, SIGMOID_GRAD, TANH_GRAD = range(7)
-SQUARE_SLOPE, ABSOLUTE_SLOPE, HUBER_SLOPE, GATE = range(7, 11)
+SQUARE_SLOPE, ABSOLUTE_SLOPE, HUBER_SLOPE, GATE, ADD_TO = range(7, 12)
 
 
 def add(x: Array, y: Array) -> Array:
     """x + y, broadcast by NumPy's rules."""
     return x + y if max(x.size, y.size) < LARGE else _commutative(ADD, np.add, x, y)
+
+
+def add_to(x: Array, y: Array) -> Array:
+    """x + y, written over x, for y of the same shape: what isn't in the caches need not be fetched to be written."""
+    if x.size < LARGE or not (x.flags.c_contiguous and y.flags.c_contiguous):
+        return np.add(x, y, out=x)
+    return apply(ADD_TO, y, y, out=x)
 
 
 def multiply(x: Array, y: Array) -> Array:
@@ -62,7 +69,7 @@ def _is_repeated(short, long):
 def apply(code: int, x: Array, y: Array, factor: float = 1.0, bound: float = 1.0, out: Array | None = None) -> Array:
     """z = f(x, y) for the function with this number; y has the shape of x, or is a row that x repeats.
 
-    out: the contiguous array z, whose values GATE changes; not x or y, or the loops would not be vectorised.
+    out: the contiguous array z, whose values GATE and ADD_TO change; not x or y, or the loops would not be vectorised.
     """
     z = empty(x.shape, x.dtype) if out is None else out
     number = x.dtype.type
@@ -120,6 +127,9 @@ def _apply(code, a, b, factor, bound, c):
     elif code == GATE:
         for i in range(n):
             c[i] = zero if a[i] <= 0 else c[i]
+    elif code == ADD_TO:
+        for i in range(n):
+            c[i] += a[i]
     elif code == SIGMOID_GRAD:
         for i in range(n):
             c[i] = a[i] * (b[i] * (one - b[i]))

@@ -23,12 +23,13 @@ class Relu(Op):
     """y = max(x, 0);  gx = gy [y > 0]"""
 
     keeps = ("output",)
+    gives_new = True
 
     def forward(self, x: Array) -> Array:
         return kernels.relu(x)
 
     def backward(self, gy: Tensor) -> Tensor:
-        return ReluGrad()(gy, self.output.detach())
+        return ReluGrad(self.may_overwrite)(gy, self.output.detach())
 
 
 class ReluGrad(Op):
