@@ -16,13 +16,14 @@ and the gradients of y, each an op of its own, are (the sums go over all but the
     WeightGradient  (x, gy)    -> gw    gw = sum gy xh
     BiasGradient    (gy)       -> gb    gb = sum gy
 
-All of them need the same few sums over gy and x. Normalize.backward takes these sums once, in one reading of
-the two arrays, and hands them on. What the gradients of the gradients are stands at the ops; they are again
+All of them need the same few sums over gy and x. The first one takes these sums, in one reading of the two
+arrays, for all. What the gradients of the gradients are stands at the ops; they are again
 made of such ops and of arithmetic.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -93,7 +94,7 @@ class Normalize(Op):
             gy = _gated(gy, self.layout, moments.mean, moments.rstd, x, w, self.b)
         elif self.relu:
             relu = _array(self.b), True
-        sums = moments.sums(images(gy.array, unpool), x.array, _array(w), *relu)
+        sums = functools.cache(lambda: moments.sums(images(gy.array, unpool), x.array, _array(w), *relu))
         gx = InputGradient(moments, sums, relu, unpool)(x, gy, *_given(w)) if self.needs[0] else None
         gw = WeightGradient(moments, sums, w.shape)(x, gy) if self.needs[1] else None
         gb = BiasGradient(sums, w.shape)(gy) if self.needs[2] else None
@@ -132,14 +133,14 @@ class InputGradient(Op):
     keeps = ("x", "gy", "w", "output")
     w = None
 
-    def __init__(self, moments: Moments, sums: kernels.Sums | None = None,
+    def __init__(self, moments: Moments, sums: Callable[[], kernels.Sums] | None = None,
                  relu: tuple[Array | None, bool] | tuple[()] = (), unpool: MaxPoolGrad | None = None) -> None:
         self.moments, self.sums = moments, sums
         self.relu, self.unpool = relu, unpool  # (b, True) if a ReLU's gradient comes first; pooling's, if that does
 
     def forward(self, x: Array, gy: Array, w: Array | None = None) -> Array:
         moments, layout = self.moments, self.moments.layout
-        sums = self.sums or moments.sums(gy, x, w)
+        sums = self.sums() if self.sums else moments.sums(gy, x, w)
         b, relu = self.relu or (None, False)
         gy, rows, w, b = images(gy, self.unpool), x.reshape(layout), _flat(w), _flat(b)
         return kernels.normalize_gradient(gy, rows, moments.mean, moments.rstd, w, sums, b, relu).reshape(x.shape)
@@ -170,11 +171,11 @@ class WeightGradient(Op):
 
     keeps = ("x", "gy")
 
-    def __init__(self, moments: Moments, sums: kernels.Sums, shape: Shape) -> None:
+    def __init__(self, moments: Moments, sums: Callable[[], kernels.Sums], shape: Shape) -> None:
         self.moments, self.sums, self.shape = moments, sums, shape
 
     def forward(self, x: Array, gy: Array) -> Array:
-        return self.sums.weight.astype(x.dtype).reshape(self.shape)
+        return self.sums().weight.astype(x.dtype).reshape(self.shape)
 
     def output_shape(self, x: Shape, gy: Shape) -> Shape:
         return self.shape
@@ -189,12 +190,12 @@ class WeightGradient(Op):
 class BiasGradient(Op):
     """gb = sum gy.  For a gradient v of gb:  ggy = v, repeated"""
 
-    def __init__(self, sums: kernels.Sums, shape: Shape) -> None:
+    def __init__(self, sums: Callable[[], kernels.Sums], shape: Shape) -> None:
         self.sums, self.shape = sums, shape
 
     def forward(self, gy: Array) -> Array:
         self.gy_shape = gy.shape
-        return self.sums.bias.astype(gy.dtype).reshape(self.shape)
+        return self.sums().bias.astype(gy.dtype).reshape(self.shape)
 
     def output_shape(self, gy: Shape) -> Shape:
         return self.shape
