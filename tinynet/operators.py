@@ -22,7 +22,10 @@ if TYPE_CHECKING:  # it stands one floor up
 
 
 class Add(Op):
-    """z = x + y;  gx = gz,  gy = gz; in_place: z is written over x, which has y's shape"""
+    """z = x + y;  gx = gz,  gy = gz
+
+    in_place: z is written over x, which has y's shape.
+    """
 
     broadcasts = True
 

@@ -13,7 +13,7 @@ import pytest
 from tinynet import guard
 from tinynet.kernels import memory
 from tinynet.kernels.jit import kernel, prange
-from tinynet.kernels.memory import LINE, address, array_at, empty, settled, zeros
+from tinynet.kernels.memory import LINE, address, array_at, empty, scratch_for, settled, zeros
 
 SHAPE = (1024, 300)  # 1.2 MB, which the pool serves
 HOLDERS = {
@@ -232,3 +232,33 @@ def test_protected_owner_becomes_writable_again():
     assert not array.flags.writeable
     del keep
     assert array.flags.writeable
+
+
+def test_scratch_is_the_same_memory_again_and_each_threads_own(monkeypatch):
+    monkeypatch.setattr(memory, "_scratch", memory._Scratch())
+    float32, float64 = np.dtype(np.float32), np.dtype(np.float64)
+    small = scratch_for((3, 5), float32)
+    assert small.shape == (3, 5) and small.dtype == float32 and address(small) % LINE == 0
+    assert scratch_for((3, 5), float32) is small
+    large = scratch_for((100, 40), float64)              # of new memory: what an array refers to stays its own
+    large[...], small[...] = 7, 1
+    assert (large == 7).all() and scratch_for((100, 40), float64) is large
+    assert np.shares_memory(scratch_for((3, 5), float32), large) and np.shares_memory(scratch_for((9,), float64), large)
+    others = []
+    thread = threading.Thread(target=lambda: others.append(scratch_for((100, 40), float64)))
+    thread.start()
+    thread.join()
+    assert not np.shares_memory(others[0], large)
+
+
+def test_scratch_is_bounded(monkeypatch):
+    monkeypatch.setattr(memory, "_scratch", memory._Scratch())
+    float32 = np.dtype(np.float32)
+    for count in range(1, 3 * memory.MOST_SHAPES):
+        assert scratch_for((count,), float32).shape == (count,)
+        assert len(memory._scratch.arrays) <= memory.MOST_SHAPES
+    huge = memory.MOST_SCRATCH // 4 + 1,
+    assert not np.shares_memory(scratch_for(huge, float32), scratch_for(huge, float32))
+    assert memory._scratch.memory.size < memory.MOST_SCRATCH
+    monkeypatch.setattr(memory, "_slab", lambda size: (_ for _ in ()).throw(OSError("no memory")))
+    assert scratch_for((3 * memory.MOST_SHAPES,) * 2, float32).size == (3 * memory.MOST_SHAPES)**2

@@ -129,11 +129,11 @@ def called(layer: type) -> list[Any]:
 def equations(op: type) -> str:
     """An op's docstring, a line an equation.
 
-    >>> from tinynet.operators import Add
-    >>> print(equations(Add))
-    z = x + y
+    >>> from tinynet.operators import Sub
+    >>> print(equations(Sub))
+    z = x - y
     gx = gz
-    gy = gz
+    gy = -gz
     """
     return re.sub(r"[;,.]  +(?=\w+ = |With )", "\n", inspect.getdoc(op))
 

@@ -37,7 +37,8 @@ LEAST = 1 << 18  # bytes of an array in a slab; smaller ones malloc keeps by its
 SMALL = 1 << 20  # bytes; arrays below lie in other slabs than those from here on
 SLAB = 1 << 29  # bytes of a slab at least, which costs nothing until they are touched
 GAP = 9 * LINE  # behind each array: else all would begin at the same place of a page, and meet in the same cache sets
-MOST_SCRATCHES = 64  # kinds of scratch that are remembered
+MOST_SCRATCH = 1 << 25  # bytes that a thread keeps for its kernels
+MOST_SHAPES = 64  # of scratch, that are remembered
 FREE_AT_MOST = 1 << 30  # bytes of touched memory that are kept free: enough for a training step, no burden afterwards
 
 
@@ -205,20 +206,31 @@ _scratch = _Scratch()
 def scratch_for(shape: Shape, dtype: np.dtype[Any]) -> Array:
     """Room, not filled, for what a kernel writes and nobody reads afterwards: this thread's next kernel has the same.
 
-    So it is still in the caches then. It stays until the thread ends; kernels ask for what fits into their caches.
+    So it is still in the caches then. It stays until the thread ends, unless it is larger than any cache.
 
     >>> scratch_for((2, 3), np.dtype(np.float32)) is scratch_for((2, 3), np.dtype(np.float32))
     True
     """
     array = _scratch.arrays.get((shape, dtype))
-    if array is None:
-        size = math.prod(shape) * dtype.itemsize
-        if size > _scratch.memory.size:
-            _scratch.arrays, _scratch.memory = {}, np.frombuffer(_slab(size), np.uint8)
-        if len(_scratch.arrays) == MOST_SCRATCHES:
-            _scratch.arrays.clear()
-        array = _scratch.arrays[shape, dtype] = np.ndarray(shape, dtype, _scratch.memory)
+    if array is not None:
+        return array
+    size = math.prod(shape) * dtype.itemsize
+    if size > MOST_SCRATCH:
+        return empty(shape, dtype)
+    if size > _scratch.memory.size or len(_scratch.arrays) == MOST_SHAPES:
+        _scratch.arrays = {}
+    if size > _scratch.memory.size:
+        _scratch.memory = _memory(size)
+    array = _scratch.arrays[shape, dtype] = np.ndarray(shape, dtype, _scratch.memory)
     return array
+
+
+def _memory(size):
+    """So many bytes, in large pages if they are to be had."""
+    try:
+        return np.frombuffer(_slab(size), np.uint8)
+    except OSError:
+        return _from_malloc((size,), np.uint8, size)
 
 
 @inner

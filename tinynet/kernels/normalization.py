@@ -116,7 +116,7 @@ def sums_of_gradient(gy: Array | Unpooled, x: Array, mean: Array, rstd: Array, w
 def _or_wide(check, found, x, wide):
     """What was found, or, where that isn't finite, `wide()`: a product of two float32 may be too large for float32.
 
-    check: the sum of all that was found, which is not finite if any of it isn't.
+    check: a sum of all that was summed, which is not finite if any of it isn't.
     """
     if x.dtype == np.float64 or math.isfinite(check):
         return found
@@ -206,10 +206,10 @@ def weighted_sum(w, values):
 
 @kernel
 def moments(x, C, shift, tasks, partial, mean, var, lanes, taken):
-    """mean = shift + A(d), var = A(d^2) - A(d)^2, with d = x - shift; the sum of all of them is returned.
+    """mean = shift + A(d), var = A(d^2) - A(d)^2, with d = x - shift
 
     The variance is a difference of two large numbers, were d not taken from one of the values themselves.
-    partial[0] = sum of d, partial[1] = sum of d^2 by sample, chunk and group.
+    partial[0] = sum of d, partial[1] = sum of d^2 by sample, chunk and group. Returns the sum of all A(d) and A(d^2).
     """
     N, S = x.shape[0], x.shape[1] // C
     T, P = tasks

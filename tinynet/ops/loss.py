@@ -166,7 +166,8 @@ def class_target(op: str, logits: Tensor, target: TensorLike, ignore_index: int 
         ignored = target == ignore_index
         wrong &= ~ignored
     if wrong.any():
-        worst = target[wrong].min() if target[wrong].min() < 0 else target[wrong].max()
+        low, high = target[wrong].min(), target[wrong].max()
+        worst = low if low < 0 else high
         raise ValueError(
             f"{op}: target holds the class {worst}, but logits of shape {logits.shape} have the classes "
             f"0..{K - 1}; if it marks what is not to count, give ignore_index={worst}"

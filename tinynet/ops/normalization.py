@@ -16,9 +16,9 @@ and the gradients of y, each an op of its own, are (the sums go over all but the
     WeightGradient  (x, gy)    -> gw    gw = sum gy xh
     BiasGradient    (gy)       -> gb    gb = sum gy
 
-All of them need the same few sums over gy and x. The first one takes these sums, in one reading of the two
-arrays, for all. What the gradients of the gradients are stands at the ops; they are again
-made of such ops and of arithmetic.
+All of them need the same few sums over gy and x. The first that runs takes these sums, in one reading of the
+two arrays, for all. What the gradients of the gradients are stands at the ops; they are again made of such ops
+and of arithmetic.
 """
 
 from __future__ import annotations
