@@ -295,6 +295,30 @@ def test_a_sum_of_gradients_is_written_over_one_that_nobody_else_knows():
     assert sums and any(np.shares_memory(output.array, x.grad.array) for output in sums)
 
 
+def test_gradients_that_do_not_lie_in_rows_are_not_written_over():
+    """The sum of two that are turned round is turned, too: a ReLU's gate can't be shut in it as in a row."""
+    rng = np.random.default_rng(6)
+    value, first, second = rng.standard_normal((3, 300, 300)).astype(np.float32)
+    x = tn.Tensor(value, requires_grad=True)
+    y = tn.relu(x)
+    (y.T * first + y.T * second).sum().backward()
+    np.testing.assert_array_equal(x.grad.array, np.where(value > 0, (first + second).T, 0))
+
+
+@pytest.mark.parametrize("normalized_first", [True, False])
+def test_what_a_differentiable_gradient_is_made_of_is_not_written_over(normalized_first):
+    """A normalisation's gradient keeps what it gave, to be differentiated; a sum must not spoil that."""
+    def fn(x, w, b):
+        h = x * 1.5
+        both = tn.batch_norm(h, w, b), h * h * h
+        first, second = both if normalized_first else both[::-1]
+        return first * first + second
+
+    x, w, b = (tn.Tensor(np.random.default_rng(7).uniform(0.5, 2, shape), requires_grad=True)
+               for shape in ((5, 3), (3,), (3,)))
+    assert tn.gradgradcheck(fn, (x, w, b))
+
+
 def test_a_leafs_gradient_is_nobody_elses():
     """A product's, just made, is taken as it is; one that others know is copied. Either can be written into."""
     rng = np.random.default_rng(4)

@@ -366,15 +366,16 @@ def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: S
     useful = None if wanted is None else _leading_to(wanted, order)  # None: all
     found, arrived = {}, {}  # gradients of the targets; gradients on their way
     ours = set()  # the nodes whose gradient on its way is known to nobody else
+    overwrites = not (create_graph or _mode.anomaly)  # may such gradients be written over?
     run = run_backward if running.watcher is None else running.watcher.backward
     with _switched("recording", create_graph), np.errstate(all="ignore"), _switched("quiet", True):
         for output, g in zip(outputs, gradients, strict=True):
-            _add(arrived, node(output), g, False)
+            _add(arrived, node(output), g)
         for n in _consume(order):
             g = arrived.pop(n, None)
             if wanted is not None and n in wanted:
                 found[n] = g
-            is_ours = n in ours and n not in found and not (create_graph or _mode.anomaly)
+            is_ours = overwrites and n in ours and n not in found
             if not isinstance(n, Op):
                 if wanted is None and g is not None:
                     n.accumulate_grad(g, own=is_ours)
@@ -387,7 +388,7 @@ def propagate(outputs: Sequence[Tensor], gradients: Sequence[Tensor], targets: S
                     if gx is None:
                         continue
                     is_new = n.gives_new or parent in arrived  # then it is a sum
-                    _add(arrived, parent, gx, parent in ours and not create_graph)
+                    _add(arrived, parent, gx, in_place=overwrites and parent in ours)
                     if is_new and arrived[parent].array.flags.c_contiguous:
                         ours.add(parent)
             if not retain_graph:
@@ -424,7 +425,7 @@ def run_backward(op: Op, gy: Tensor, useful: set[Op | Tensor] | None) -> list[Te
         op.needs, running.call = needs, outer
 
 
-def _add(arrived, n, g, in_place):
+def _add(arrived, n, g, in_place=False):
     """A value that is used twice gets the sum of both gradients; in_place: written over the first of them."""
     if n not in arrived:
         arrived[n] = g

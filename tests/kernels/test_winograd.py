@@ -149,6 +149,7 @@ def test_which_convolutions_go_this_way():
     assert pays((3, 3, 32, 48), (12, 12), np.float32, how)
     assert pays((4, 4, 32, 48), (15, 10), np.float32, geometry(2, ((1, 1), (1, 1))))
     assert not pays((4, 4, 32, 48), (10, 10), np.float32, geometry(2, ((1, 1), (1, 1))))     # 4 tiles
+    assert pays((4, 4, 32, 48), (10, 10), np.float32, geometry(2, ((1, 1), (1, 1))), images=3)    # a sum over 12
     assert not pays((3, 3, 32, 48), (12, 12), np.float64, how)
     assert not pays((3, 3, 32, 40), (12, 12), np.float32, how)       # no whole vectors
     assert pays((3, 3, 16, 64), (12, 12), np.float32, how)

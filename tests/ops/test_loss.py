@@ -67,6 +67,21 @@ def test_cross_entropy_of_thousands_of_pixels():
     assert not t.grad.numpy()[target == 3].any()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_the_mean_is_by_the_weights_of_the_pixels_that_count(dtype):
+    """More pixels than are counted at once; a class that isn't there may weigh NaN."""
+    x, target = draw((100, 100, 5)), np.random.default_rng(1).integers(0, 4, (100, 100))
+    target[50:] = 4 - target[50:] % 2 * 2  # 2 or 4, so that no two parts weigh the same
+    target[target == 3] = 0
+    weight = np.array([0.5, 2.0, 3.0, np.nan, 7.0])
+    probability = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    losses = -np.log(np.take_along_axis(probability, target[..., None], -1))[..., 0]
+    for ignored in (None, 4):
+        counts = np.where(target == ignored, 0, weight[target])
+        loss = ops.cross_entropy(x, target.astype(dtype), weight=weight, ignore_index=ignored)
+        np.testing.assert_allclose(loss.item(), (counts * losses).sum() / counts.sum(), rtol=1e-12)
+
+
 def test_third_derivative_of_cross_entropy():
     x, target = tn.Tensor(draw((2, 3)), requires_grad=True), np.array([2, 0])
 

@@ -81,7 +81,7 @@ class Crop:
     scale: (low, high), between which a random factor is drawn, by which the image is resized before: what Scale does,
     but only what the window shows is computed, which takes half the time.
 
-    An image that is smaller gets margins, their widths random too: the image's mean colour, and
+    An image that is smaller then gets margins, their widths random too: the image's mean colour, and
     `ignore_index` in the mask. Without an ignore_index a mask that is too small raises ValueError.
 
     Boxes are cut off at the window's border. Of many, those of which less than 1/4 is left go, with their

@@ -206,7 +206,7 @@ _scratch = _Scratch()
 def scratch_for(shape: Shape, dtype: np.dtype[Any]) -> Array:
     """Room, not filled, for what a kernel writes and nobody reads afterwards: this thread's next kernel has the same.
 
-    So it is still in the caches then. It stays until the thread ends, unless it is larger than any cache.
+    So it is still in the caches then. Up to MOST_SCRATCH bytes stay until the thread ends; for more the pool is asked.
 
     >>> scratch_for((2, 3), np.dtype(np.float32)) is scratch_for((2, 3), np.dtype(np.float32))
     True
@@ -220,13 +220,13 @@ def scratch_for(shape: Shape, dtype: np.dtype[Any]) -> Array:
     if size > _scratch.memory.size or len(_scratch.arrays) == MOST_SHAPES:
         _scratch.arrays = {}
     if size > _scratch.memory.size:
-        _scratch.memory = _memory(size)
+        _scratch.memory = _lasting(size)
     array = _scratch.arrays[shape, dtype] = np.ndarray(shape, dtype, _scratch.memory)
     return array
 
 
-def _memory(size):
-    """So many bytes, in large pages if they are to be had."""
+def _lasting(size):
+    """So many bytes outside of the pool, in whose way they would lie; in large pages if they are to be had."""
     try:
         return np.frombuffer(_slab(size), np.uint8)
     except OSError:

@@ -100,10 +100,10 @@ def sums_of_gradient(gy: Array | Unpooled, x: Array, mean: Array, rstd: Array, w
     n, s, c = x.shape
     groups, tasks = mean.shape[1], chunks(x.shape)
     by_group, by_channel = np.empty((2, n, tasks[1], groups)), np.empty((2, *tasks, c))
-    found = Sums(np.empty((n, groups)), np.empty((n, groups)), np.empty(c), np.empty(c))
+    found = tuple(np.empty(shape) for shape in ((n, groups), (n, groups), c, c))
     w, b, threads = _or_constant(w, 1, x), _or_constant(b, 0, x), numba.get_num_threads()
-    check = gradient_sums(*_in_memory(gy, x), _flat(x), mean, rstd, w, b, relu, by_group, by_channel, tuple(found),
-                          threads, none_taken())
+    check = gradient_sums(*_in_memory(gy, x), _flat(x), mean, rstd, w, b, relu, by_group, by_channel, found, threads,
+                          none_taken())
 
     def wide():
         whole_gy = whole(gy).reshape(x.shape)

@@ -94,7 +94,9 @@ class Normalize(Op):
             gy = _gated(gy, self.layout, moments.mean, moments.rstd, x, w, self.b)
         elif self.relu:
             relu = _array(self.b), True
-        sums = functools.cache(lambda: moments.sums(images(gy.array, unpool), x.array, _array(w), *relu))
+        sums = functools.cache(  # for the first op that asks
+            lambda: moments.sums(images(gy.array, unpool), x.array, _array(w), *relu)
+        )
         gx = InputGradient(moments, sums, relu, unpool)(x, gy, *_given(w)) if self.needs[0] else None
         gw = WeightGradient(moments, sums, w.shape)(x, gy) if self.needs[1] else None
         gb = BiasGradient(sums, w.shape)(gy) if self.needs[2] else None
