@@ -19,10 +19,11 @@ Four things are not left to numba:
 - One of numba's threading layers kills the process if two Python threads launch kernels at once: a lock
   stands guard.
 
-Compiling once a kernel, and not its callees by themselves, is the business of parts.py. Three habits help, too.
+Compiling once a kernel, and not its callees by themselves, is the business of parts.py. Four habits help, too.
 A kernel is one prange loop that calls an @inner function, because numba treats all that stands in a parallel
 function as possibly parallel. It passes np.int64(i) on: prange counts in unsigned integers, for which numba would
-compile the callee a second time. And tuples hold no literal numbers: each would be a type of its own.
+compile the callee a second time. Tuples hold no literal numbers: each would be a type of its own. And no condition
+stands within prange(...): such a loop would run in one thread, without a word.
 """
 import contextlib
 import functools

@@ -19,7 +19,7 @@ in which X and Y are the images, or images *folded*: 2x2 pixels as one with four
 For a block of tiles, few enough to stay in the second cache, or nearly so (_tiles_at_once):
 
     V[p] = (B^T X B)[p]    tiles x channels of x, at each of the 36 places p
-    M[p] = V[p] U[p]       a matrix product (product.py); U = G w G^T is made once
+    M[p] = V[p] U[p]       a matrix product (product.py); U = G w G^T is made once, before all blocks
     Y    = A^T M A         the tiles of y, plus the bias; and there too, before they are written, ReLU and 2x2 pooling
 
 The weight gradient is the adjoint, step by step: dU[p] = V[p]^T (A gy A^T)[p], summed over all tiles, gw = G^T dU G.
@@ -41,7 +41,7 @@ import numpy as np
 
 from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.memory import empty, scratch_for
+from tinynet.kernels.memory import empty, room_for, scratch_for
 from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.pooling import NO_PLACES, Unpooled, max_pool, stored
 from tinynet.kernels.prepared import prepared
@@ -49,7 +49,7 @@ from tinynet.kernels.product import multiply
 from tinynet.kernels.streaming import arrived, is_streamed
 from tinynet.kernels.tasks import none_taken, take
 from tinynet.kernels.tile import NEXT, NO_FLOOR, ONE, STAY, least, rows_at_once
-from tinynet.kernels.turning import turned
+from tinynet.kernels.turning import turn_block
 from tinynet.kernels.winograd_tiles import (
     ask_for,
     from_places,
@@ -79,6 +79,7 @@ MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large
 LONGEST_PART = 2**12            # tiles, for which there are more parts: a sum over 4 times as many rounds twice as much
 MOST_PARTIAL_WEIGHTS = 2**23    # in all of these
 RUN = 1024                      # numbers of the parts that a task adds up
+NO_WEIGHTS = np.empty((0, 0, 0, 0), np.float32)     # in place of those that have been transformed before
 
 direct_only = contextvars.ContextVar("direct_only", default=False)
 
@@ -143,7 +144,7 @@ def gather(x: Array, w: Array, b: Array | None, geometry: Geometry, out_hw: tupl
     side = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
     fits = pool and w.shape[0] == 3                          # there are 2 x 2 of 2 x 2 pixels in a tile
     r = _taps(w.shape[:2], geometry)
-    y = _convolve(x, prepared.get(_gathering, w), w.shape[3], b, side, (1, 0, 0), r, out_hw, relu, fits)
+    y = _convolve(x, w, True, w.shape[3], b, side, (1, 0, 0), r, out_hw, relu, fits)
     if fits or not pool:
         return y
     return None if y is None else max_pool(y, (2, 2), (2, 2), (0, 0), (out_hw[0] // 2, out_hw[1] // 2))
@@ -157,7 +158,7 @@ def scatter(y: Array | Unpooled, w: Array, b: Array | None, geometry: Geometry, 
         source, target = (1, r - 1 - top, r - 1 - left), (1, 0, 0)
     else:
         source, target = (1, 1, 1), (2, top, left)
-    return _convolve(y, prepared.get(_scattering, w), w.shape[2], b, source, target, r, out_hw, relu)
+    return _convolve(y, w, False, w.shape[2], b, source, target, r, out_hw, relu)
 
 
 def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw: tuple[int, int]) -> Array | None:
@@ -182,30 +183,32 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     return w if math.isfinite(total) else None
 
 
-def _gathering(w):
-    """U for w as it is: the folds of 4x4 are one below the other"""
-    return _transformed(np.ascontiguousarray(w), True)
+def _room_for_weights(w, is_gathering):
+    """For U = G w G^T, the matrix of each place in panels of PANEL columns, the last one perhaps with some to spare
 
-
-def _scattering(w):
-    """U for w turned round, and its matrices transposed: the folds of 4x4 are side by side"""
-    return _transformed(turned(w), False)
+    In rows of O columns a tile's would lie O numbers apart, where that is a power of two in a few sets of the cache.
+    is_gathering: with w as it is, the folds of 4x4 one below the other; else turned round, and its matrices transposed,
+    the folds side by side.
+    """
+    s = 2 if len(w) == 4 else 1
+    rows, columns = (s * s * w.shape[2], w.shape[3]) if is_gathering else (w.shape[3], s * s * w.shape[2])
+    return empty((N, N, rows * -(-columns // PANEL) * PANEL + PLANE_GAP), w.dtype)
 
 
 def _transformed(w, is_gathering):
-    """U = G w G^T, the matrix of each place in panels of PANEL columns, the last one perhaps with some to spare
-
-    In rows of O columns a tile's would lie O numbers apart, where that is a power of two in a few sets of the cache.
-    """
-    s = 2 if len(w) == 4 else 1
-    rows, columns = (s * s * w.shape[2], w.shape[3]) if is_gathering else (w.shape[2], s * s * w.shape[3])
-    U = empty((N, N, rows * -(-columns // PANEL) * PANEL + PLANE_GAP), w.dtype)
-    transform_weights(w, U, s, is_gathering)
+    """U, for weights that come again and again"""
+    U = _room_for_weights(w, is_gathering)
+    transform_weights(np.ascontiguousarray(w), is_gathering, U)
     return U
 
 
-def _convolve(x, U, channels, b, source, target, r, out_hw, relu, pool=False):
+def _convolve(x, w, is_gathering, channels, b, source, target, r, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
+    U = prepared.known(_transformed, w, is_gathering)
+    if U is None:
+        w, U = np.ascontiguousarray(w), _room_for_weights(w, is_gathering)
+    else:
+        w = NO_WEIGHTS
     (OH, OW), rows, columns = out_hw, source[0]**2 * x.shape[3], target[0]**2 * channels
     plan = _plan(x.shape[0], rows, columns, target, r, out_hw, numba.get_num_threads())
     grid, tiles, tasks, scratch_shape = plan
@@ -216,8 +219,8 @@ def _convolve(x, U, channels, b, source, target, r, out_hw, relu, pool=False):
     bias = np.zeros(channels, x.dtype) if b is None else np.ascontiguousarray(b)
     epilogue = bias, least(relu, x.dtype), places, ONE if is_streamed(x, y) else STAY
     nothing = np.zeros(columns, x.dtype)
-    total = convolve(x, x_places, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch,
-                     none_taken())
+    total = convolve(x, x_places, w, is_gathering, U, nothing, y, epilogue, source, target, grid, r, tiles, checks,
+                     scratch, none_taken())
     if not math.isfinite(total):
         return None
     return (y, places) if pool else y
@@ -250,45 +253,72 @@ def _scratch_shape(tiles, rows, columns, m, threads):
 
 
 @kernel
-def transform_weights(w, U, s, is_gathering):
-    """U = G w G^T for each pair of channels, as _transformed says; w[t, t'] begins at w[s*t + a, s*t' + b]"""
-    for row in prange(w.shape[2]):
-        for a in range(s):
-            for b in range(s):
-                _transform_row(flattened(w), flattened(U), (a, b, np.int64(row)), w.shape, s, is_gathering, U.shape[2])
+def transform_weights(w, is_gathering, U):
+    """U = G w G^T for each pair of channels, as _room_for_weights says"""
+    rows = w.shape[2] if is_gathering else w.shape[3]
+    for block in prange(rows // LANES):
+        _transform_rows(np.int64(block) * LANES, w, is_gathering, U)
 
 
 @inner
-def _transform_row(w, U, place, shape, s, is_gathering, plane):
-    a, b, row = place
-    KH, KW, R, O = shape
-    down, across = s * KW * R * O, s * R * O                 # from tap to tap
-    begin, rows, column = ((a * KW + b) * R + row) * O, R, (a * s + b) * O
-    if is_gathering:
-        row, rows, column = (a * s + b) * R + row, s * s * R, 0
-    else:                                                    # from the last tap to the first
-        begin += (KH // s - 1) * (down + across)
-        down, across = -down, -across
-    for o in range(0, O, LANES):
-        panel = (column + o) // PANEL * PANEL
-        to = panel * rows + row * PANEL + column + o - panel
-        if KH // s == 3:
-            transform("G3", (w, begin + o, down, across), (U, to, N * plane, plane))
-        elif KH // s == 5:
-            transform("G5", (w, begin + o, down, across), (U, to, N * plane, plane))
-        else:
-            transform("G2", (w, begin + o, down, across), (U, to, N * plane, plane))
+def _transform_rows(first, w, is_gathering, U):
+    """LANES rows of U's matrices; of 4x4, for each of the four folds w[2t + a, 2t' + b]"""
+    KH, KW, C, O = w.shape
+    s = 2 if KH == 4 else 1
+    square = room_for(0 if is_gathering else KH * KW * LANES * LANES, w)
+    for a in range(s):
+        for b in range(s):
+            fold = a * s + b
+            if is_gathering:
+                for c in range(first, first + LANES):
+                    for o in range(0, O, LANES):
+                        place = ((a * KW + b) * C + c) * O + o
+                        _transform(flattened(w), place, C * O, (KH, KW, s), U, s * s * C, fold * C + c, o)
+            else:
+                for c in range(0, C, LANES):
+                    _turn_taps(w, c, first, square)
+                    place = ((KH - s + a) * KW + KW - s + b) * LANES * LANES         # the last tap of this fold
+                    for o in range(LANES):
+                        _transform(square, place + o * LANES, -LANES * LANES, (KH, KW, s), U, O, first + o, fold * C + c)
+
+
+@inner
+def _turn_taps(w, c, o, square):
+    """square[u, v, j, i] = w[u, v, c + i, o + j]"""
+    KH, KW = w.shape[:2]
+    taps = square.reshape(KH, KW, LANES, LANES)
+    for u in range(KH):
+        for v in range(KW):
+            turn_block(w[u, v, c:c + LANES, o:o + LANES], taps[u, v])
+
+
+@inner
+def _transform(w, first, tap, size, U, rows, row, column):
+    """G w G^T for LANES pairs of channels, those at `first` and, of further taps, each `tap` numbers behind the last"""
+    KH, KW, s = size
+    plane, panel = U.shape[2], column // PANEL * PANEL
+    source, to = (w, first, s * KW * tap, s * tap), panel * rows + row * PANEL + column - panel
+    if KH // s == 3:
+        transform("G3", source, (flattened(U), to, N * plane, plane))
+    elif KH // s == 5:
+        transform("G5", source, (flattened(U), to, N * plane, plane))
+    else:
+        transform("G2", source, (flattened(U), to, N * plane, plane))
 
 
 @kernel
-def convolve(x, x_places, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch, taken):
-    """A task is a block of tiles; its bits are the same in whichever lane.
+def convolve(x, x_places, w, is_gathering, U, nothing, y, epilogue, source, target, grid, r, tiles, checks, scratch,
+             taken):
+    """First U from w, unless it is NO_WEIGHTS; then a task is a block of tiles, its bits the same in whichever lane.
 
     x_places: as stored() gives them.
     epilogue = (bias, floor, places, streams): y = max(... + bias, floor), of which every 2x2 pixels only the largest
     where there is room for their places, written past the caches or not. checks[task] = the sum of all that it found.
     Returns the sum of these, which is not finite if any of it isn't.
     """
+    rows = w.shape[2] if is_gathering else w.shape[3]
+    for block in prange(rows // LANES):
+        _transform_rows(np.int64(block) * LANES, w, is_gathering, U)
     for lane in prange(len(scratch)):
         check = np.empty(LANES, x.dtype)         # not in checks: lanes that write into the same cache line wait
         task = take(taken)
@@ -352,7 +382,8 @@ def correlate_tiles(x, y, places, parts, nothing, w, source, grid, r, tiles, is_
             _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, is_far, scratch[lane])
             k = take(taken)
     U = flattened(parts[0])
-    for run in prange((len(U) + RUN - 1) // RUN if len(parts) > 1 else 0):
+    runs = (len(U) + RUN - 1) // RUN if len(parts) > 1 else 0
+    for run in prange(runs):
         _add_parts(parts, U[run * RUN:(run + 1) * RUN], np.int64(run * RUN))
     checks = np.empty(w.shape[2], w.dtype)
     for c in prange(w.shape[2]):
