@@ -31,6 +31,16 @@ def test_kept_from_the_second_time_on():
     assert len(calls) == 2
 
 
+def test_what_comes_for_the_first_time_is_not_known():
+    compute, calls = counted()
+    kept, w = Prepared(), np.arange(1000, dtype=np.float32)
+    assert kept.known(compute, w) is None and not calls
+    assert kept.known(compute, w) is kept.known(compute, w) is kept.get(compute, w)
+    w[500] = -1                                         # between what a sample sees: found out by comparing all
+    np.testing.assert_array_equal(kept.known(compute, w), 2 * w)
+    assert kept.known(compute, -w) is None
+
+
 def test_any_change_is_noticed():
     compute, calls = counted()
     kept, w = Prepared(), np.zeros(1000, np.float32)

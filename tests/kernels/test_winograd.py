@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import tinynet as tn
 from tinynet.kernels import convolution, winograd
 from tinynet.kernels import winograd_transform as transforms
+from tinynet.kernels.prepared import Prepared
 from tinynet.shapes import Geometry, conv_output_size
 
 
@@ -69,6 +70,16 @@ def test_equals_the_direct_sum(kind, N, hw, padding, C, O):
     for name, result in both(*arguments).items():
         assert result.dtype == np.float32 and result.shape == exact[name].shape
         assert relative(result, exact[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3])
+def test_weights_transformed_in_passing_or_before_give_the_same_bits(kind, monkeypatch):
+    """The first time within the convolution's kernel; the second by themselves, kept for the third."""
+    monkeypatch.setattr(winograd, "prepared", Prepared())
+    first, second, third = (both(*case(kind, 2, (14, 11), ((1, 1), (1, 2)), 32, 48)) for _ in range(3))
+    assert len(winograd.prepared.results) == 2
+    for name in ("gather", "scatter"):
+        assert np.array_equal(first[name], second[name]) and np.array_equal(second[name], third[name]), name
 
 
 @pytest.mark.parametrize("kind, hw, C, O", [(1, 24, 64, 64), (1, 16, 128, 128), (1, 8, 256, 256), (2, 32, 64, 128),

@@ -7,7 +7,7 @@ then the transformed ones are, too.
 How to know that they are the same? Anybody may write into an array, at any time, without telling. So nothing is
 assumed: a copy of the weights is kept, too, and compared, all of it, which takes less than to transform them. To
 keep something for each training step in vain would cost memory, so a result is kept only when the same weights come a
-second time, as far as a sample of them tells.
+second time, as far as a sample of them tells. Until then, what uses it may compute it in passing: `known`.
 
 What nn/fusion.py makes of weights and a normalisation's statistics is kept, too: then all of these count. And weights
 that come from here, into which nobody writes, need not be compared: the same array has the same values.

@@ -41,7 +41,7 @@ import numpy as np
 
 from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner, kernel, prange
-from tinynet.kernels.memory import empty, room_for, scratch_for
+from tinynet.kernels.memory import empty, scratch_for
 from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.pooling import NO_PLACES, Unpooled, max_pool, stored
 from tinynet.kernels.prepared import prepared
@@ -265,21 +265,21 @@ def _transform_rows(first, w, is_gathering, U):
     """LANES rows of U's matrices; of 4x4, for each of the four folds w[2t + a, 2t' + b]"""
     KH, KW, C, O = w.shape
     s = 2 if KH == 4 else 1
-    square = room_for(0 if is_gathering else KH * KW * LANES * LANES, w)
-    for a in range(s):
-        for b in range(s):
-            fold = a * s + b
-            if is_gathering:
-                for c in range(first, first + LANES):
-                    for o in range(0, O, LANES):
-                        place = ((a * KW + b) * C + c) * O + o
-                        _transform(flattened(w), place, C * O, (KH, KW, s), U, s * s * C, fold * C + c, o)
-            else:
-                for c in range(0, C, LANES):
-                    _turn_taps(w, c, first, square)
-                    place = ((KH - s + a) * KW + KW - s + b) * LANES * LANES         # the last tap of this fold
-                    for o in range(LANES):
-                        _transform(square, place + o * LANES, -LANES * LANES, (KH, KW, s), U, O, first + o, fold * C + c)
+    if is_gathering:
+        for a, b in np.ndindex(s, s):
+            for c in range(first, first + LANES):
+                for o in range(0, O, LANES):
+                    place = ((a * KW + b) * C + c) * O + o
+                    _transform(flattened(w), place, C * O, (KH, KW, s), U, s * s * C, (a * s + b) * C + c, o)
+    else:
+        square = np.empty(KH * KW * LANES * LANES, w.dtype)
+        for c in range(0, C, LANES):
+            _turn_taps(w, c, first, square)
+            for a, b in np.ndindex(s, s):
+                last = ((KH - s + a) * KW + KW - s + b) * LANES * LANES              # of this fold's taps
+                for o in range(LANES):
+                    place, row, column = last + o * LANES, first + o, (a * s + b) * C + c
+                    _transform(square, place, -LANES * LANES, (KH, KW, s), U, O, row, column)
 
 
 @inner
