@@ -1,5 +1,6 @@
 """The compiled kernels' cache, their announcements and their launches, each in a process of its own."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -180,6 +181,17 @@ def test_only_the_kernel_itself_is_optimised_and_emitted(package, tmp_path):
         "print(emitted.count('change_all'), sum('gufunc' in name or name == 'change' for name in emitted))",
     ])
     assert run(package, code, tmp_path / "cache")[0].split() == ["2.0", "1", "0"]
+
+
+def test_no_condition_stands_within_prange():
+    """numba would run such a loop in one thread, and say nothing as long as the kernel has another loop."""
+    loops = [(path.name, call) for path in Path(jit.__file__).parent.glob("*.py")
+             for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "prange"]
+    assert len(loops) > 20
+    for name, call in loops:
+        conditions = [node for node in ast.walk(call) if isinstance(node, (ast.IfExp, ast.BoolOp))]
+        assert not conditions, f"{name}:{call.lineno}"
 
 
 def test_python_cannot_call_what_is_compiled_into_kernels(package, tmp_path):
