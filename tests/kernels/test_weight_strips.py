@@ -58,7 +58,7 @@ def test_the_stated_error_holds():
 
 
 def test_many_weights_are_few_parts(monkeypatch):
-    monkeypatch.setattr(weight_strips, "MOST_PARTIAL_WEIGHTS", 2 * 6 * 24 * 16)
+    monkeypatch.setattr(weight_strips, "MOST_SUMS", 2 * 6 * 24 * 16)
     check(4, (12, 16), 8, 16)
 
 
@@ -114,6 +114,8 @@ def test_which_convolutions_go_this_way():
     assert not pays(3, 32)                                   # 9 taps are too few
     assert not pays(8, 8, images=8) and pays(16, 8, images=8)
     assert not pays(8, 20) and not pays(8, 8, dtype=np.float64)
+    assert pays(120, 120) and not pays(200, 200)             # too many sums for several threads
+    assert pays(72, 72, images=1) and not pays(72, 72, images=1, hw=(16, 16))    # too few strips for them
 
 
 def test_plain_python():

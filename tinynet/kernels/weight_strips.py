@@ -4,10 +4,12 @@
     U[t, (v, c), o]   = sum over i, j  V[t, j + v, c] D[t, j, o]                        for all strips i of all images
     w[u, v, c, o]     = sum over t    G[t, u] U[t, (v, c), o]
 
-with V as there. The product has taps abreast and outputs as its rows, or the other way round, as fills vectors better
+with V as there. The sum is cut into parts, whose U stay in the second cache; with so many channels that there would be
+fewer than LEAST_PARTS of them, the direct sum is faster (200 channels: up to twice, 512 channels of 16 x 16 pixels: 7
+times). The product has taps abreast and outputs as its rows, or the other way round, as fills vectors better
 (12 channels to 64 outputs, abreast: 1.4 times as fast). (3x3, 8 channels to 16, 16 x 128 x 128: 1.4 times as fast as
-the direct sum; 24 to 24, 64 pixels: 1.8; 12 to 64: 1.6. With 3 channels it took 1.1 times as long.) The error is up to
-1e-5 of the largest result.
+the direct sum; 24 to 24, 64 pixels: 1.8; 12 to 64: 1.6; 120 to 120, 32 pixels: 1.8. With 3 channels it took 1.1 times
+as long.) The error is up to 1e-5 of the largest result.
 """
 import numba
 import numpy as np
@@ -21,7 +23,6 @@ from tinynet.kernels.panels import panel_columns
 from tinynet.kernels.product import multiply
 from tinynet.kernels.tasks import TASKS, none_taken, take
 from tinynet.kernels.tile import NEXT, NO_FLOOR, STAY, work
-from tinynet.kernels.weight_sum import MOST_PARTIAL_WEIGHTS
 from tinynet.kernels.winograd_rows import pixels_abreast, strip_of
 from tinynet.kernels.winograd_rows_tile import PHOTO, STRIP, transform_rows
 from tinynet.kernels.winograd_transform import MATRICES, N
@@ -31,25 +32,33 @@ from tinynet.typing import Array, DType, Shape
 PANEL = panel_columns(4)
 CACHE = 2**15                    # numbers of V and D: a small part of the second cache
 LEAST_STRIPS = 2                 # of a part of the sum
+MOST_SUMS = 2**21                # in all parts together: to add them up takes time, too
+LEAST_PARTS = 4                  # for each thread some; with two it took 1.4 to 1.7 times as long as the direct sum
 LEAST_WORK = 2**20               # multiplications of a tap; with half as many it took as long as the direct sum
 
 
 def pays(w_shape: Shape, y_shape: Shape, dtype: DType, geometry: Geometry) -> bool:
     """Is it such a convolution, of more channels than photos have, and large enough? w_shape = (KH, KW, C, O)"""
     (_, _, C, O), (images, OH, OW, _) = w_shape, y_shape
-    return (C > PHOTO and images * OH * OW * C * O >= LEAST_WORK
+    return (C > PHOTO and images * OH * OW * C * O >= LEAST_WORK and _parts(C, y_shape) >= LEAST_PARTS
             and winograd_rows.pays(w_shape, y_shape[1:3], dtype, geometry))
+
+
+def _parts(C, y_shape):
+    """Into how many parts the sum is cut; 0 if all of U is too large for one"""
+    (images, OH, _, O), abreast = y_shape, pixels_abreast(y_shape[3])
+    most = MOST_SUMS // (N * (2 + abreast) * C * abreast * O)
+    return min(TASKS, most, images * -(-OH // STRIP) // LEAST_STRIPS)
 
 
 def weight_gradient(x: Array, y: Array, padding: tuple[int, int]) -> Array | None:
     """As convolution.weight_gradient, for contiguous x and y and padding = (top, left); None if it isn't finite."""
-    (_, OH, OW, O), C = y.shape, x.shape[3]
+    (_, _, OW, O), C = y.shape, x.shape[3]
     abreast = pixels_abreast(O)
-    taps, rows, strips = (2 + abreast) * C, abreast * O, len(x) * -(-OH // STRIP)
-    most = max(1, MOST_PARTIAL_WEIGHTS // (N * rows * taps))
+    taps, rows = (2 + abreast) * C, abreast * O
     outputs_abreast = work(taps, rows) < work(rows, taps)
     shape = (taps, rows) if outputs_abreast else (rows, taps)
-    parts = empty((max(1, min(TASKS, most, strips // LEAST_STRIPS)), N, *shape), x.dtype)
+    parts = empty((max(1, _parts(C, y.shape)), N, *shape), x.dtype)
     at_once = min(OW // abreast, max(1, CACHE // (N * abreast * (C + O))))
     add_strips(x, y, parts, np.zeros(-(-shape[1] // PANEL) * PANEL, x.dtype), padding, outputs_abreast,
                (abreast, at_once, numba.get_num_threads()), none_taken())

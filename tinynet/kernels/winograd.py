@@ -255,14 +255,13 @@ def _scratch_shape(tiles, rows, columns, m, threads):
 @kernel
 def transform_weights(w, is_gathering, U):
     """U = G w G^T for each pair of channels, as _room_for_weights says"""
-    rows = w.shape[2] if is_gathering else w.shape[3]
-    for block in prange(rows // LANES):
-        _transform_rows(np.int64(block) * LANES, w, is_gathering, U)
+    for block in prange(w.shape[2] // LANES):
+        _transform_block(np.int64(block) * LANES, w, is_gathering, U)
 
 
 @inner
-def _transform_rows(first, w, is_gathering, U):
-    """LANES rows of U's matrices; of 4x4, for each of the four folds w[2t + a, 2t' + b]"""
+def _transform_block(first, w, is_gathering, U):
+    """What LANES input channels have to do with U; of 4x4, for each of the four folds w[2t + a, 2t' + b]"""
     KH, KW, C, O = w.shape
     s = 2 if KH == 4 else 1
     if is_gathering:
@@ -273,13 +272,13 @@ def _transform_rows(first, w, is_gathering, U):
                     _transform(flattened(w), place, C * O, (KH, KW, s), U, s * s * C, (a * s + b) * C + c, o)
     else:
         square = np.empty(KH * KW * LANES * LANES, w.dtype)
-        for c in range(0, C, LANES):
-            _turn_taps(w, c, first, square)
+        for o in range(0, O, LANES):
+            _turn_taps(w, first, o, square)
             for a, b in np.ndindex(s, s):
                 last = ((KH - s + a) * KW + KW - s + b) * LANES * LANES              # of this fold's taps
-                for o in range(LANES):
-                    place, row, column = last + o * LANES, first + o, (a * s + b) * C + c
-                    _transform(square, place, -LANES * LANES, (KH, KW, s), U, O, row, column)
+                for k in range(LANES):
+                    place, column = last + k * LANES, (a * s + b) * C + first
+                    _transform(square, place, -LANES * LANES, (KH, KW, s), U, O, o + k, column)
 
 
 @inner
@@ -316,9 +315,8 @@ def convolve(x, x_places, w, is_gathering, U, nothing, y, epilogue, source, targ
     where there is room for their places, written past the caches or not. checks[task] = the sum of all that it found.
     Returns the sum of these, which is not finite if any of it isn't.
     """
-    rows = w.shape[2] if is_gathering else w.shape[3]
-    for block in prange(rows // LANES):
-        _transform_rows(np.int64(block) * LANES, w, is_gathering, U)
+    for block in prange(w.shape[2] // LANES):
+        _transform_block(np.int64(block) * LANES, w, is_gathering, U)
     for lane in prange(len(scratch)):
         check = np.empty(LANES, x.dtype)         # not in checks: lanes that write into the same cache line wait
         task = take(taken)
