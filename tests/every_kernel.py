@@ -45,7 +45,7 @@ def _convolutions(draw, rng):
     x, w = draw(1, 12, 12, 32), draw(3, 3, 32, 32)
     yield _backward(tn.conv2d(x, w, padding=2, dilation=2), x, w)
     x, w = draw(1, 4, 4, 64), draw(3, 3, 64, 64)             # so many weights are turned by a kernel
-    yield _backward(tn.conv2d(x, w, padding=1), x, w)
+    yield _backward(tn.conv2d(x, w, stride=2, padding=1), x, w)
 
 
 def _maps_of_images(draw, rng):

@@ -79,7 +79,7 @@ def _pixel_loss(logits, classes):
 
 def _large_loss():
     """What has a kernel for large arrays, or weights, only; an image of an odd size leaves max-pooling a rest."""
-    spread = tn.conv_transpose2d(np.zeros((1, 4, 4, 64), np.float32), np.zeros((3, 3, 64, 64), np.float32), padding=1)
+    spread = tn.conv_transpose2d(np.zeros((1, 4, 4, 64), np.float32), np.zeros((3, 3, 64, 64), np.float32), stride=2)
     x = tn.Tensor(np.zeros((1, 257, 257, 1), np.float32), requires_grad=True)
     y = tn.max_pool2d(tn.relu(tn.sigmoid(x)), 2)
     return tn.mse_loss(x, x.detach()) + y.sum() + spread.sum()
