@@ -196,7 +196,7 @@ def _room_for_weights(w, is_gathering):
 
 
 def _transformed(w, is_gathering):
-    """U, for weights that come again and again"""
+    """U as _room_for_weights says, for weights that come again and again"""
     U = _room_for_weights(w, is_gathering)
     transform_weights(np.ascontiguousarray(w), is_gathering, U)
     return U
@@ -262,30 +262,43 @@ def transform_weights(w, is_gathering, U):
 @inner
 def _transform_block(first, w, is_gathering, U):
     """What LANES input channels have to do with U; of 4x4, for each of the four folds w[2t + a, 2t' + b]"""
-    KH, KW, C, O = w.shape
-    s = 2 if KH == 4 else 1
     if is_gathering:
-        for a, b in np.ndindex(s, s):
-            for c in range(first, first + LANES):
-                for o in range(0, O, LANES):
-                    place = ((a * KW + b) * C + c) * O + o
-                    _transform(flattened(w), place, C * O, (KH, KW, s), U, s * s * C, (a * s + b) * C + c, o)
+        _transform_as_it_is(first, w, U)
     else:
-        square = np.empty(KH * KW * LANES * LANES, w.dtype)
-        for o in range(0, O, LANES):
-            _turn_taps(w, first, o, square)
-            for a, b in np.ndindex(s, s):
-                last = ((KH - s + a) * KW + KW - s + b) * LANES * LANES              # of this fold's taps
-                for k in range(LANES):
-                    place, column = last + k * LANES, (a * s + b) * C + first
-                    _transform(square, place, -LANES * LANES, (KH, KW, s), U, O, o + k, column)
+        _transform_turned(first, w, U)
 
 
 @inner
-def _turn_taps(w, c, o, square):
-    """square[u, v, j, i] = w[u, v, c + i, o + j]"""
+def _transform_as_it_is(first, w, U):
+    KH, KW, C, O = w.shape
+    s = 2 if KH == 4 else 1
+    for a, b in np.ndindex(s, s):
+        for c in range(first, first + LANES):
+            for o in range(0, O, LANES):
+                place = ((a * KW + b) * C + c) * O + o
+                _transform(flattened(w), place, C * O, (KH, KW, s), U, s * s * C, (a * s + b) * C + c, o)
+
+
+@inner
+def _transform_turned(first, w, U):
+    """From a fold's last tap to its first, and input channels abreast"""
+    KH, KW, C, O = w.shape
+    s = 2 if KH == 4 else 1
+    turned = np.empty(KH * KW * LANES * LANES, w.dtype)
+    for o in range(0, O, LANES):
+        _turn_taps(w, first, o, turned)
+        for a, b in np.ndindex(s, s):
+            last = ((KH - s + a) * KW + KW - s + b) * LANES * LANES
+            for k in range(LANES):
+                place, column = last + k * LANES, (a * s + b) * C + first
+                _transform(turned, place, -LANES * LANES, (KH, KW, s), U, O, o + k, column)
+
+
+@inner
+def _turn_taps(w, c, o, turned):
+    """turned[u, v, j, i] = w[u, v, c + i, o + j]"""
     KH, KW = w.shape[:2]
-    taps = square.reshape(KH, KW, LANES, LANES)
+    taps = turned.reshape(KH, KW, LANES, LANES)
     for u in range(KH):
         for v in range(KW):
             turn_block(w[u, v, c:c + LANES, o:o + LANES], taps[u, v])
@@ -293,7 +306,10 @@ def _turn_taps(w, c, o, square):
 
 @inner
 def _transform(w, first, tap, size, U, rows, row, column):
-    """G w G^T for LANES pairs of channels, those at `first` and, of further taps, each `tap` numbers behind the last"""
+    """U[p, row, column:] = (G w G^T)[p] for LANES pairs of channels, at all places p; U has so many `rows` at each
+
+    w: flat, the first tap of these pairs at `first`, each further one `tap` numbers on; size = (KH, KW, s)
+    """
     KH, KW, s = size
     plane, panel = U.shape[2], column // PANEL * PANEL
     source, to = (w, first, s * KW * tap, s * tap), panel * rows + row * PANEL + column - panel
