@@ -42,23 +42,36 @@ def relative(got, expected):
     return np.abs(got - expected).max() / np.abs(expected).max()
 
 
-@pytest.mark.parametrize("r", [2, 3, 5])
-def test_the_matrices_are_exact(r):
+@pytest.mark.parametrize("m, r", transforms.SIZES)
+def test_the_matrices_are_exact(m, r):
     """In fractions, with the scale of B^T and G left out: not a digit may differ from the definition."""
-    m = transforms.N + 1 - r
+    n = m + r - 1
     random = np.random.default_rng(r)
-    x, w = ([Fraction(int(i), 7) for i in random.integers(-9, 9, n)] for n in (transforms.N, r))
-    bt, g, a = transforms.interpolation(), transforms.evaluation(r), transforms.evaluation(m)
+    x, w = ([Fraction(int(i), 7) for i in random.integers(-9, 9, size)] for size in (n, r))
+    bt, g, a = transforms.interpolation(n), transforms.evaluation(r, n), transforms.evaluation(m, n)
     y = a.T @ ((g @ w) * (bt @ x))
     assert list(y) == [sum(x[i + t] * w[t] for t in range(r)) for i in range(m)]
 
 
-@pytest.mark.parametrize("r", [2, 3, 5])
-def test_scaled_matrices_do_the_same(r):
-    x, w = np.random.default_rng(0).random((6, 6)), np.random.default_rng(1).random((r, r))
-    bt, g, at = (functools.reduce(np.matmul, transforms.MATRICES[name]) for name in ("BT", f"G{r}", f"AT{r}"))
+@pytest.mark.parametrize("m, r", transforms.SIZES)
+def test_scaled_matrices_do_the_same(m, r):
+    n = m + r - 1
+    x, w = np.random.default_rng(0).random((n, n)), np.random.default_rng(1).random((r, r))
+    bt, g, at, gt, a = (functools.reduce(np.matmul, transforms.MATRICES[name])
+                        for name in (f"BT{n}", *(f"{which}({m},{r})" for which in ("G", "AT", "GT", "A"))))
     windows = np.lib.stride_tricks.sliding_window_view(x, (r, r))
     np.testing.assert_allclose(at @ ((g @ w @ g.T) * (bt @ x @ bt.T)) @ at.T, np.einsum("ijab,ab", windows, w))
+    np.testing.assert_allclose(gt, g.T)
+    np.testing.assert_allclose(a, at.T)
+
+
+def test_where_tiles_are_large():
+    """6x6 pixels of 64 products, or 4x4 of 36: where the last tiles reach far beyond the image, they are no fewer."""
+    few, many = (64, 64), (96, 64)
+    assert [winograd._points(3, few, (n, n)) for n in (12, 16, 18, 32, 64, 128)] == [8, 6, 8, 6, 8, 8]
+    assert winograd._points(3, few, (240, 320)) == winograd._points(3, (16, 16), (30, 40)) == 8
+    assert winograd._points(3, many, (128, 128)) == winograd._points(3, many[::-1], (128, 128)) == 6
+    assert winograd._points(5, few, (128, 128)) == winograd._points(2, few, (128, 128)) == 6
 
 
 @given(kind=st.sampled_from([1, 2, 3]), N=st.integers(1, 2), hw=st.tuples(st.integers(5, 15), st.integers(5, 15)),
@@ -69,7 +82,7 @@ def test_equals_the_direct_sum(kind, N, hw, padding, C, O):
     exact = both(*arguments, exactly=True)
     for name, result in both(*arguments).items():
         assert result.dtype == np.float32 and result.shape == exact[name].shape
-        assert relative(result, exact[name]) < 1e-5, name
+        assert relative(result, exact[name]) < 2e-5, name
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3])
@@ -82,8 +95,8 @@ def test_weights_transformed_in_passing_or_before_give_the_same_bits(kind, monke
         assert np.array_equal(first[name], second[name]) and np.array_equal(second[name], third[name]), name
 
 
-@pytest.mark.parametrize("kind, hw, C, O", [(1, 24, 64, 64), (1, 16, 128, 128), (1, 8, 256, 256), (2, 32, 64, 128),
-                                            (3, 32, 64, 64), (3, 64, 16, 16)])
+@pytest.mark.parametrize("kind, hw, C, O", [(1, 24, 64, 64), (1, 64, 64, 64), (1, 16, 128, 128), (1, 24, 256, 16),
+                                            (1, 8, 256, 256), (2, 32, 64, 128), (3, 32, 64, 64), (3, 64, 16, 16)])
 def test_the_stated_error_holds(kind, hw, C, O):
     """some 1e-5 of the largest result, for each class of shapes"""
     arguments = case(kind, 4, (hw, hw), ((1, 1), (1, 1)), C, O)

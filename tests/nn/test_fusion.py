@@ -48,6 +48,14 @@ def test_convolution_relu_pooling(channels, hw, kernel, stride, relu, pool, dtyp
     assert_same_bits(nn.Sequential(*layers).astype(dtype), images(2, *hw, channels[0], dtype))
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("hw", [(16, 16), (15, 13), (12, 18), (23, 17)])
+def test_winograd_relu_pooling(hw, relu):
+    """With tiles of 4x4 pixels, twice, and of 6x6, that fit into the image or reach beyond it"""
+    layers = [nn.Conv2d(32, 48, 3, padding=1), *[nn.ReLU()] * relu, nn.MaxPool2d(2)]
+    assert_same_bits(nn.Sequential(*layers), images(2, *hw, 32))
+
+
 @given(channels=st.sampled_from([WINOGRAD, DIRECT]), hw=st.tuples(*[st.integers(1, 12)] * 2))
 def test_transposed_convolution_relu(channels, hw):
     model = nn.Sequential(nn.ConvTranspose2d(*channels, 4, stride=2, padding=1), nn.ReLU())

@@ -65,7 +65,7 @@ def weight_gradient(x: Array, y: Array, padding: tuple[int, int]) -> Array | Non
     U = parts[0] if len(parts) == 1 else sum_parts(parts)
     U = (U.swapaxes(1, 2) if outputs_abreast else U).reshape(N, abreast, O, 2 + abreast, C)
     U = sum(U[:, i, :, i:i + 3] for i in range(abreast))     # each of the pixels has its taps where its window is
-    w = np.einsum("tu,tovc->uvco", MATRICES["G3"][0].astype(x.dtype), U)
+    w = np.einsum("tu,tovc->uvco", MATRICES["G(4,3)"][0].astype(x.dtype), U)
     return np.ascontiguousarray(w) if np.isfinite(w).all() else None
 
 
@@ -101,9 +101,9 @@ def _add_strip(strip, x, y, sums, nothing, padding, outputs_abreast, split, V, D
         count = min(at_once, OW // abreast - j)
         of_x, of_y = (count * abreast + 2) * C, count * rows
         lines = strip_of(x, n, i - padding[0], N, j * abreast - padding[1], count * abreast + 2, window)
-        transform_rows("BT", lines, (V, STAY, of_x), of_x)
+        transform_rows("BT6", lines, (V, STAY, of_x), of_x)
         lines = strip_of(y, n, i, STRIP, j * abreast, count * abreast, window)
-        transform_rows("A3", lines, (D, STAY, of_y), of_y)
+        transform_rows("A(4,3)", lines, (D, STAY, of_y), of_y)
         starts = is_first and j == 0
         if outputs_abreast:
             _add_places(V, of_x, abreast * C, D, of_y, rows, sums, nothing, count, starts)

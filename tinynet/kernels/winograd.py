@@ -1,8 +1,8 @@
-"""Winograd's convolution: a quarter to 4/10 of the multiplications, for 3x3 and 5x5 kernels and 4x4 ones of stride 2.
+"""Winograd's convolution: a fifth to 4/10 of the multiplications, for 3x3 and 5x5 kernels and 4x4 ones of stride 2.
 
 winograd_transform.py tells how 36 products, one at each place of 6x6 transformed values, give a tile of 4x4 pixels of a
-3x3 convolution, of 2x2 of a 5x5 one, or of 5x5 of a 2x2 one; winograd_tiles.py cuts images into such tiles. Here all is
-one problem,
+3x3 convolution, of 2x2 of a 5x5 one, or of 5x5 of a 2x2 one, or how 64 products give 6x6 of a 3x3 one (_points tells
+which); winograd_tiles.py cuts images into such tiles. Here all is one problem,
 
     Y[n, i, j] = sum over t, t' < r of  X[n, i + t, j + t'] w[t, t']         (vectors of channels, matrices w[t, t'])
 
@@ -18,7 +18,7 @@ in which X and Y are the images, or images *folded*: 2x2 pixels as one with four
 
 For a block of tiles, few enough to stay in the second cache, or nearly so (_tiles_at_once):
 
-    V[p] = (B^T X B)[p]    tiles x channels of x, at each of the 36 places p
+    V[p] = (B^T X B)[p]    tiles x channels of x, at each of the 36 or 64 places p
     M[p] = V[p] U[p]       a matrix product (product.py); U = G w G^T is made once, before all blocks
     Y    = A^T M A         the tiles of y, plus the bias; and there too, before they are written, ReLU and 2x2 pooling
 
@@ -59,7 +59,7 @@ from tinynet.kernels.winograd_tiles import (
     to_places,
     unpooled_to_places,
 )
-from tinynet.kernels.winograd_transform import LANES, N, transform
+from tinynet.kernels.winograd_transform import LANES, LARGE_N, N, transform
 from tinynet.shapes import Geometry
 from tinynet.typing import Array, DType, Shape
 
@@ -70,6 +70,8 @@ PANEL = panel_columns(4)
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 KINDS = ((3, 3), (1, 1)), ((5, 5), (1, 1)), ((4, 4), (2, 2))     # kernel and stride
 LEAST_CHANNELS = 16             # from 120 pixels on 1.3 to 1.4 times as fast as winograd_rows.py
+MOST_OF_LARGE = 64              # channels, for 64 places: more take longer, as U leaves the second cache; error: 2e-5
+FEWER = 0.9                     # times as many products at most, for them to pay
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
 LEAST_FOLDED = 5                # tiles of an image, where the stride is 2: four times as many weights to transform
 MOST_WEIGHTS = 2500             # for each tile of a weight gradient, at each place: dU is up to 9 times as large as w
@@ -169,7 +171,7 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     source = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
     rows = source[0]**2 * C
     grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
-    tiles, total = _tiles_at_once(rows, O, 1), len(x) * math.prod(grid)
+    tiles, total = _tiles_at_once(rows, O, N, 1), len(x) * math.prod(grid)
     x, (y, places) = np.ascontiguousarray(x), stored(y)
     count = max(1, min(MOST_PARTS, total // min(tiles, PART_TILES)))
     most = max(1, MOST_PARTIAL_WEIGHTS // (count * N * N * rows * O))
@@ -177,13 +179,13 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     of_part = -(-total // count)
     tiles = -(-of_part // max(1, round(of_part / tiles)))    # of a block, each of which adds to all of dU
     parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
-    scratch = scratch_for(_scratch_shape(tiles, rows, O, N + 1 - r, numba.get_num_threads()), x.dtype)
+    scratch = scratch_for(_scratch_shape(tiles, rows, O, N + 1 - r, N, numba.get_num_threads()), x.dtype)
     w, nothing, is_far = empty((*kernel_hw, C, O), x.dtype), np.zeros(O, x.dtype), ONE if is_streamed(x, y) else STAY
     total = correlate_tiles(x, y, places, parts, nothing, w, source, grid, r, tiles, is_far, scratch, none_taken())
     return w if math.isfinite(total) else None
 
 
-def _room_for_weights(w, is_gathering):
+def _room_for_weights(w, is_gathering, n):
     """For U = G w G^T, the matrix of each place in panels of PANEL columns, the last one perhaps with some to spare
 
     In rows of O columns a tile's would lie O numbers apart, where that is a power of two in a few sets of the cache.
@@ -192,25 +194,26 @@ def _room_for_weights(w, is_gathering):
     """
     s = 2 if len(w) == 4 else 1
     rows, columns = (s * s * w.shape[2], w.shape[3]) if is_gathering else (w.shape[3], s * s * w.shape[2])
-    return empty((N, N, rows * -(-columns // PANEL) * PANEL + PLANE_GAP), w.dtype)
+    return empty((n, n, rows * -(-columns // PANEL) * PANEL + PLANE_GAP), w.dtype)
 
 
-def _transformed(w, is_gathering):
+def _transformed(w, is_gathering, n):
     """U as _room_for_weights says, for weights that come again and again"""
-    U = _room_for_weights(w, is_gathering)
+    U = _room_for_weights(w, is_gathering, n)
     transform_weights(np.ascontiguousarray(w), is_gathering, U)
     return U
 
 
 def _convolve(x, w, is_gathering, channels, b, source, target, r, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
-    U = prepared.known(_transformed, w, is_gathering)
+    n = _points(r, w.shape[2:], out_hw)
+    U = prepared.known(_transformed, w, is_gathering, n)
     if U is None:
-        w, U = np.ascontiguousarray(w), _room_for_weights(w, is_gathering)
+        w, U = np.ascontiguousarray(w), _room_for_weights(w, is_gathering, n)
     else:
         w = NO_WEIGHTS
     (OH, OW), rows, columns = out_hw, source[0]**2 * x.shape[3], target[0]**2 * channels
-    plan = _plan(x.shape[0], rows, columns, target, r, out_hw, numba.get_num_threads())
+    plan = _plan(x.shape[0], rows, columns, target, r, n, out_hw, numba.get_num_threads())
     grid, tiles, tasks, scratch_shape = plan
     x, x_places = stored(x)
     y = empty((len(x), OH // 2, OW // 2, channels) if pool else (len(x), OH, OW, channels), x.dtype)
@@ -227,29 +230,41 @@ def _convolve(x, w, is_gathering, channels, b, source, target, r, out_hw, relu, 
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(images, rows, columns, target, r, out_hw, threads):
+def _points(r, channels, out_hw):
+    """n: N, or LARGE_N for 3x3 kernels of few channels where tiles of 6x6 pixels take fewer products than those of 4x4.
+
+    The last ones reach beyond the image: 128 pixels are 22 x 22 tiles of 64 products, or 32 x 32 of 36, which takes 1.1
+    times as long; 32 pixels are 6 x 6 or 8 x 8, which is the same.
+    """
+    few, many = (n * n * math.prod(-(-size // (n + 1 - r)) for size in out_hw) for n in (LARGE_N, N))
+    return LARGE_N if r == 3 and max(channels) <= MOST_OF_LARGE and few <= FEWER * many else N
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(images, rows, columns, target, r, n, out_hw, threads):
     """(rows and columns of tiles of an image, tiles of a task, tasks, shape of the scratch) of a convolution"""
-    (s, *before), m = target, N + 1 - r
+    (s, *before), m = target, n + 1 - r
     down, across = (-(-(size + skipped) // (s * m)) for size, skipped in zip(out_hw, before, strict=True))
     total = images * down * across
-    wanted = threads * (TASKS if 4 * N * N * rows * columns <= CACHE else 1)       # each task reads all of U
+    wanted = threads * (TASKS if 4 * n * n * rows * columns <= CACHE else 1)       # each task reads all of U
     at_once = rows_at_once(columns, 4)
-    tiles = max(at_once, min(MOST_TILES, _tiles_at_once(rows, columns, 2), -(-total // wanted)) // at_once * at_once)
-    return (down, across), tiles, -(-total // tiles), _scratch_shape(tiles, rows, columns, m, threads)
+    most = min(MOST_TILES, _tiles_at_once(rows, columns, n, 2), -(-total // wanted))
+    tiles = max(at_once, most // at_once * at_once)
+    return (down, across), tiles, -(-total // tiles), _scratch_shape(tiles, rows, columns, m, n, threads)
 
 
-def _tiles_at_once(rows, columns, reuse):
+def _tiles_at_once(rows, columns, n, reuse):
     """How many tiles make a block: as many as stay in the second cache, V and M being rows + columns numbers a place.
 
     Or more, if U doesn't stay there: it has rows x columns numbers a place and comes anew for each block. So the blocks
     are so large that it is no more than `reuse` times what V and M are.
     """
-    return max(8, CACHE // (4 * N * N * (rows + columns)), rows * columns // (reuse * (rows + columns)))
+    return max(8, CACHE // (4 * n * n * (rows + columns)), rows * columns // (reuse * (rows + columns)))
 
 
-def _scratch_shape(tiles, rows, columns, m, threads):
+def _scratch_shape(tiles, rows, columns, m, n, threads):
     """For each thread: V, M, and a window of x or y."""
-    return threads, N * N * (tiles * (rows + columns) + 2 * PLANE_GAP) + max(N * N * rows, m * m * columns)
+    return threads, n * n * (tiles * (rows + columns) + 2 * PLANE_GAP) + max(n * n * rows, m * m * columns)
 
 
 @kernel
@@ -313,12 +328,14 @@ def _transform(w, first, tap, size, U, rows, row, column):
     KH, KW, s = size
     plane, panel = U.shape[2], column // PANEL * PANEL
     source, to = (w, first, s * KW * tap, s * tap), panel * rows + row * PANEL + column - panel
-    if KH // s == 3:
-        transform("G3", source, (flattened(U), to, N * plane, plane))
+    if len(U) == LARGE_N:
+        transform("G(6,3)", source, (flattened(U), to, LARGE_N * plane, plane))
+    elif KH // s == 3:
+        transform("G(4,3)", source, (flattened(U), to, N * plane, plane))
     elif KH // s == 5:
-        transform("G5", source, (flattened(U), to, N * plane, plane))
+        transform("G(2,5)", source, (flattened(U), to, N * plane, plane))
     else:
-        transform("G2", source, (flattened(U), to, N * plane, plane))
+        transform("G(5,2)", source, (flattened(U), to, N * plane, plane))
 
 
 @kernel
@@ -356,27 +373,27 @@ def sum_of(numbers):
 
 @inner
 def _convolve_tiles(task, lanes, x, x_places, U, nothing, y, epilogue, source, target, grid, r, tiles, check, scratch):
-    C, O, plane = source[0]**2 * x.shape[3], target[0]**2 * y.shape[3], U.shape[2]
+    C, O, (n, _, plane) = source[0]**2 * x.shape[3], target[0]**2 * y.shape[3], U.shape
     first = task * tiles
     count = min(tiles, len(x) * grid[0] * grid[1] - first)
     v_step, m_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
-    V, M = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + m_step)]
-    window = scratch[N * N * (v_step + m_step):]
-    m = N + 1 - r
+    V, M = scratch[:n * n * v_step], scratch[n * n * v_step:n * n * (v_step + m_step)]
+    window = scratch[n * n * (v_step + m_step):]
+    m = n + 1 - r
     if x_places.size:
-        unpooled_to_places(x, x_places, (first, count), source, grid, m, np.int64(N), V, v_step, window)
+        unpooled_to_places(x, x_places, (first, count), source, grid, m, n, V, v_step, window)
     else:
-        to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
+        to_places(x, (first, count), source, grid, m, n, V, v_step, window)
     later = first + lanes * tiles
     place, later_count = position(later, grid), 0
     if epilogue[3] and not x_places.size:                    # what the caches hold comes without being asked for
         later_count = min(tiles, len(x) * grid[0] * grid[1] - later)
-    for p in range(N * N):
+    for p in range(n * n):
         multiply("whole", (V, p * v_step, C, NEXT), (flattened(U), p * plane), (nothing, STAY, STAY),
                  (M, p * m_step, O), (count, O, C), NO_FLOOR, None, None)
-        place = ask_for(x, place, part(later_count, p), source, grid, m, np.int64(N))
+        place = ask_for(x, place, part(later_count, p, n * n), source, grid, m, n)
     if epilogue[2].size:
-        from_places_pooled(M, m_step, y, epilogue, (first, count), grid, window, (check, STAY))
+        from_places_pooled(M, m_step, y, epilogue, (first, count), grid, m, window, (check, STAY))
     else:
         from_places(M, m_step, y, epilogue, (first, count), target, grid, m, window, (check, STAY))
 
@@ -429,8 +446,9 @@ def _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, is_far, s
             multiply("whole", (V, p * v_step, NEXT, C), (D, p * d_step, PANEL, O),
                      here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, None,
                      None)
-            x_place = ask_for(x, x_place, part(later_count, p), source, grid, m, np.int64(N))
-            y_place = ask_for(y, y_place, 0 if places.size else part(later_count, p), (ONE, STAY, STAY), grid, m, m)
+            x_part = part(later_count, p, N * N)
+            x_place = ask_for(x, x_place, x_part, source, grid, m, np.int64(N))
+            y_place = ask_for(y, y_place, 0 if places.size else x_part, (ONE, STAY, STAY), grid, m, m)
 
 
 @inner
@@ -463,8 +481,8 @@ def _row_back(U, w, from_, to, shape, s, plane):
     down, across = s * KW * C * O, s * C * O
     for o in range(0, O, LANES):
         if KH // s == 3:
-            transform("GT3", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
+            transform("GT(4,3)", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
         elif KH // s == 5:
-            transform("GT5", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
+            transform("GT(2,5)", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
         else:
-            transform("GT2", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
+            transform("GT(5,2)", (U, from_ + o, N * plane, plane), (w, to + o, down, across))

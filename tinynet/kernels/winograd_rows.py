@@ -78,7 +78,7 @@ def gather(x: Array, w: Array, b: Array | None, padding: tuple[int, int], out_hw
     U = prepared.get(_transformed, w, abreast)
     starts = zeros((N, U.shape[2]), x.dtype)
     if b is not None:
-        starts[POINTS.index(1), :abreast * O] = np.tile(b, abreast)
+        starts[POINTS[N].index(1), :abreast * O] = np.tile(b, abreast)
     fits = pool and C == PHOTO and O % WIDE == 0
     y = empty((len(x), *(pooled_hw if fits else out_hw), O), x.dtype)
     places = empty(y.shape, np.uint8) if fits else NO_PLACES
@@ -106,7 +106,7 @@ def _transformed(w, abreast):
     _, KW, C, O = w.shape
     U = zeros((N, KW + abreast - 1, C, -(-abreast * O // LANES) * LANES), w.dtype)
     for i in range(abreast):
-        U[:, i:i + KW, :, i * O:(i + 1) * O] = np.einsum("tu,uvco->tvco", MATRICES["G3"][0].astype(w.dtype), w)
+        U[:, i:i + KW, :, i * O:(i + 1) * O] = np.einsum("tu,uvco->tvco", MATRICES["G(4,3)"][0].astype(w.dtype), w)
     return U.reshape(N, -1, U.shape[3])
 
 
@@ -143,7 +143,7 @@ def _convolve_strip(place, x, U, starts, y, epilogue, padding, size, split, V, w
     for begin in range(0, size[1], at_once):
         j = min(begin, size[1] - at_once)                    # in the last round, some pixels once more
         lines = strip_of(x, n, i - padding[0], N, j * abreast - padding[1], at_once * abreast + 2, window)
-        transform_rows("BT", lines, (V, STAY, width), width)
+        transform_rows("BT6", lines, (V, STAY, width), width)
         first = ((n * rows + (i >> pools)) * pixels + (j * abreast >> pools)) * channels
         target = flattened(y), first, pixels * channels, abreast * channels
         _multiply((V, STAY, width, abreast * C), U, flattened(starts), target, flattened(places),

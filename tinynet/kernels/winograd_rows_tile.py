@@ -186,7 +186,7 @@ class _Tile:
         """A^T M for the i-th vector of the p-th pixel: its rows of y"""
         place = self.builder.add(self.builder.mul(p, I64(self.vectors)), I64(i))
         values = [self.vector.load(self._place(I64(t), place), None) for t in range(N)]
-        return multiply(self.vector, MATRICES["AT3"], values)
+        return multiply(self.vector, MATRICES["AT(4,3)"], values)
 
     def _store(self, values, to, i):
         values = [self.vector.maximum(value, self.floor) for value in values]
@@ -221,7 +221,8 @@ def _multiply_rows_numpy(name, pooled, v, u, s, y, places, taps, height, left, d
     outputs = TILES[name][1] * LANES
     width, (floor, (check, at), _) = TOGETHER, done
     M = _view(s, (N, outputs))[:, None] + _view(v, (N, width, taps)) @ _view(u, (N, taps, outputs))
-    strip = np.tensordot(*MATRICES["AT3"], M, 1).astype(M.dtype)              # (4, width, outputs)
+    matrix = functools.reduce(np.matmul, MATRICES["AT(4,3)"])
+    strip = np.tensordot(matrix, M, 1).astype(M.dtype)              # (4, width, outputs)
     check[at:at + LANES] += strip.reshape(-1, LANES).sum(0)
     if pooled:
         fours = strip.reshape(2, 2, width // 2, 2, outputs).transpose(0, 2, 1, 3, 4).reshape(2, width // 2, 4, outputs)

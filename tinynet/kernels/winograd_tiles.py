@@ -1,8 +1,8 @@
 """From images to the tiles of Winograd's convolution, and back: what is computed at the edges of its products.
 
-An image is cut into tiles, a grid of them, which are counted through the grids of all images. A tile's 36 transformed
-values go to 36 places: V[p, tile, channel] for the matrix that is multiplied at the place p. A tile that reaches beyond
-the image is copied to a window first, with zeros, or from one back.
+An image is cut into tiles, a grid of them, which are counted through the grids of all images. A tile's 36 or 64
+transformed values go to as many places: V[p, tile, channel] for the matrix that is multiplied at the place p. A tile
+that reaches beyond the image is copied to a window first, with zeros, or from one back.
 
     side = (s, top, left): an image's, as the head of winograd.py has it        grid = (rows, columns) of tiles
     m: the pixels by which one tile begins after the one before
@@ -13,12 +13,12 @@ from tinynet.kernels.emit import flattened
 from tinynet.kernels.jit import inner
 from tinynet.kernels.prefetch import prefetch_window
 from tinynet.kernels.window import load_window, store_window
-from tinynet.kernels.winograd_transform import LANES, N, finish, finish_pooled, transform, transform_unpooled
+from tinynet.kernels.winograd_transform import LANES, LARGE_N, N, finish, finish_pooled, transform, transform_unpooled
 
 
 @inner
 def to_places(x, tiles, side, grid, m, size, V, step, window):
-    """V[p, tile, channel] = (B^T X B)[p] for tiles of size N, or (A X A^T)[p] for tiles of size m
+    """V[p, tile, channel] = (B^T X B)[p] for tiles of size N or LARGE_N, or (A X A^T)[p], of N x N, for tiles of size m
 
     tiles = (first, how many) of all in the grids of all images; a tile begins m folded pixels after the one before.
     """
@@ -38,14 +38,16 @@ def to_places(x, tiles, side, grid, m, size, V, step, window):
         for a in range(s):                                   # (a third loop, over b, took 5 to 10 % longer)
             for c in range(0, s * C, LANES):                 # b and c: pixels side by side are one behind the other
                 from_ = (pixels, at + a * pitch + c, s * pitch, s * C)
-                if size == N:
-                    transform("BT", from_, (V, to, N * step, step))
+                if size == LARGE_N:
+                    transform("BT8", from_, (V, to, LARGE_N * step, step))
+                elif size == N:
+                    transform("BT6", from_, (V, to, N * step, step))
                 elif size == 4:
-                    transform("A3", from_, (V, to, N * step, step))
+                    transform("A(4,3)", from_, (V, to, N * step, step))
                 elif size == 2:
-                    transform("A5", from_, (V, to, N * step, step))
+                    transform("A(2,5)", from_, (V, to, N * step, step))
                 else:
-                    transform("A2", from_, (V, to, N * step, step))
+                    transform("A(5,2)", from_, (V, to, N * step, step))
                 to += LANES
         n, row, column = next_position(n, row, column, grid)
 
@@ -74,14 +76,16 @@ def unpooled_to_places(x, places, tiles, side, grid, m, size, V, step, window):
             pixels, ranks, at, pitch = window, place_window, 0, width * C
         for c in range(0, C, LANES):
             from_, which = (pixels, at + c, pitch, C), (ranks, at + c, pitch, C)
-            if size == N:
-                transform_unpooled("BT", from_, which, skipped, (V, to, N * step, step))
+            if size == LARGE_N:
+                transform_unpooled("BT8", from_, which, skipped, (V, to, LARGE_N * step, step))
+            elif size == N:
+                transform_unpooled("BT6", from_, which, skipped, (V, to, N * step, step))
             elif size == 4:
-                transform_unpooled("A3", from_, which, skipped, (V, to, N * step, step))
+                transform_unpooled("A(4,3)", from_, which, skipped, (V, to, N * step, step))
             elif size == 2:
-                transform_unpooled("A5", from_, which, skipped, (V, to, N * step, step))
+                transform_unpooled("A(2,5)", from_, which, skipped, (V, to, N * step, step))
             else:
-                transform_unpooled("A2", from_, which, skipped, (V, to, N * step, step))
+                transform_unpooled("A(5,2)", from_, which, skipped, (V, to, N * step, step))
             to += LANES
         n, row, column = next_position(n, row, column, grid)
 
@@ -93,7 +97,7 @@ def from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
     s, top, left = side
     bias, floor, _, streams = epilogue
     _, H, W, O = y.shape
-    width = s * m
+    width, across = s * m, LARGE_N if m == 6 else N
     n, row, column = position(first, grid)
     at_m = 0
     for _ in range(count):
@@ -105,14 +109,16 @@ def from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
             pixels, at, pitch = window, 0, width * O
         for a in range(s):
             for o in range(0, s * O, LANES):
-                from_, to = (M, at_m, N * step, step), (pixels, at + a * pitch + o, s * pitch, s * O)
+                from_, to = (M, at_m, across * step, step), (pixels, at + a * pitch + o, s * pitch, s * O)
                 its_bias = bias, o if o < O else o - O
-                if m == 4:
-                    finish("AT3", from_, to, its_bias, floor, check, streams * inside)
+                if m == 6:
+                    finish("AT(6,3)", from_, to, its_bias, floor, check, streams * inside)
+                elif m == 4:
+                    finish("AT(4,3)", from_, to, its_bias, floor, check, streams * inside)
                 elif m == 2:
-                    finish("AT5", from_, to, its_bias, floor, check, streams * inside)
+                    finish("AT(2,5)", from_, to, its_bias, floor, check, streams * inside)
                 else:
-                    finish("AT2", from_, to, its_bias, floor, check, streams * inside)
+                    finish("AT(5,2)", from_, to, its_bias, floor, check, streams * inside)
                 at_m += LANES
         if not inside:
             store_window(window, n, h, h + width, l, width, y)
@@ -120,32 +126,37 @@ def from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
 
 
 @inner
-def from_places_pooled(M, step, y, epilogue, tiles, grid, window, check):
-    """y's tiles = max(pool(A^T M A + bias), floor), which are of 2x2 pixels, and where in M's the largest were"""
+def from_places_pooled(M, step, y, epilogue, tiles, grid, m, window, check):
+    """y's tiles = max(pool(A^T M A + bias), floor), which are half as large, and where in M's the largest were"""
     first, count = tiles
     bias, floor, places, streams = epilogue
-    _, H, W, O = y.shape
-    place_window = np.empty(4 * O, np.uint8)
+    (_, H, W, O), width = y.shape, m // 2
+    place_window = np.empty(width * width * O, np.uint8)
     n, row, column = position(first, grid)
     for i in range(count):
-        h, l = row * 2, column * 2
-        inside = h + 2 <= H and l + 2 <= W
+        h, l = row * width, column * width
+        inside = h + width <= H and l + width <= W
         at = ((n * H + h) * W + l) * O if inside else 0
-        pitch = W * O if inside else 2 * O
+        pitch = W * O if inside else width * O
         pixels, ranks = (flattened(y), flattened(places)) if inside else (window, place_window)
         for o in range(0, O, LANES):
-            finish_pooled("AT3", (M, i * O + o, N * step, step), (pixels, at + o, pitch, O), (ranks, at + o, pitch, O),
-                          (bias, o), floor, check, streams * inside)
+            to, which, at_m = (pixels, at + o, pitch, O), (ranks, at + o, pitch, O), i * O + o
+            if m == 6:
+                finish_pooled("AT(6,3)", (M, at_m, LARGE_N * step, step), to, which, (bias, o), floor, check,
+                              streams * inside)
+            else:
+                finish_pooled("AT(4,3)", (M, at_m, N * step, step), to, which, (bias, o), floor, check,
+                              streams * inside)
         if not inside:
-            store_window(window, n, h, h + 2, l, 2, y)
-            store_window(place_window, n, h, h + 2, l, 2, places)
+            store_window(window, n, h, h + width, l, width, y)
+            store_window(place_window, n, h, h + width, l, width, places)
         n, row, column = next_position(n, row, column, grid)
 
 
 @inner
-def part(count, p):
-    """How many of so many belong to the p-th of N x N parts."""
-    return (p + 1) * count // (N * N) - p * count // (N * N)
+def part(count, p, parts):
+    """How many of so many belong to the p-th of the parts."""
+    return (p + 1) * count // parts - p * count // parts
 
 
 @inner
