@@ -66,12 +66,13 @@ def test_scaled_matrices_do_the_same(m, r):
 
 
 def test_where_tiles_are_large():
-    """6x6 pixels of 64 products, or 4x4 of 36: where the last tiles reach far beyond the image, they are no fewer."""
-    few, many = (64, 64), (96, 64)
+    """Where the last tiles reach far beyond the image, those of 64 products are no fewer in all than those of 36."""
+    few, many, most = (64, 64), (96, 64), (256, 272)
     assert [winograd._points(3, few, (n, n)) for n in (12, 16, 18, 32, 64, 128)] == [8, 6, 8, 6, 8, 8]
     assert winograd._points(3, few, (240, 320)) == winograd._points(3, (16, 16), (30, 40)) == 8
     assert winograd._points(3, many, (128, 128)) == winograd._points(3, many[::-1], (128, 128)) == 6
-    assert winograd._points(5, few, (128, 128)) == winograd._points(2, few, (128, 128)) == 6
+    assert [winograd._points(5, many, (n, n)) for n in (2, 5, 8, 128)] == [6, 8, 8, 8]
+    assert winograd._points(5, most, (128, 128)) == winograd._points(2, few, (128, 128)) == 6
 
 
 @given(kind=st.sampled_from([1, 2, 3]), N=st.integers(1, 2), hw=st.tuples(st.integers(5, 15), st.integers(5, 15)),
@@ -96,7 +97,8 @@ def test_weights_transformed_in_passing_or_before_give_the_same_bits(kind, monke
 
 
 @pytest.mark.parametrize("kind, hw, C, O", [(1, 24, 64, 64), (1, 64, 64, 64), (1, 16, 128, 128), (1, 24, 256, 16),
-                                            (1, 8, 256, 256), (2, 32, 64, 128), (3, 32, 64, 64), (3, 64, 16, 16)])
+                                            (1, 8, 256, 256), (2, 32, 64, 128), (3, 32, 64, 64), (3, 64, 16, 16),
+                                            (3, 24, 256, 16)])
 def test_the_stated_error_holds(kind, hw, C, O):
     """some 1e-5 of the largest result, for each class of shapes"""
     arguments = case(kind, 4, (hw, hw), ((1, 1), (1, 1)), C, O)

@@ -1,8 +1,8 @@
-"""Winograd's convolution: a fifth to 4/10 of the multiplications, for 3x3 and 5x5 kernels and 4x4 ones of stride 2.
+"""Winograd's convolution: 1/6 to 4/10 of the multiplications, for 3x3 and 5x5 kernels and 4x4 ones of stride 2.
 
 winograd_transform.py tells how 36 products, one at each place of 6x6 transformed values, give a tile of 4x4 pixels of a
-3x3 convolution, of 2x2 of a 5x5 one, or of 5x5 of a 2x2 one, or how 64 products give 6x6 of a 3x3 one (_points tells
-which); winograd_tiles.py cuts images into such tiles. Here all is one problem,
+3x3 convolution, of 2x2 of a 5x5 one, or of 5x5 of a 2x2 one, or how 64 products give 6x6 of a 3x3 one or 4x4 of a 5x5
+one (_points tells which); winograd_tiles.py cuts images into such tiles. Here all is one problem,
 
     Y[n, i, j] = sum over t, t' < r of  X[n, i + t, j + t'] w[t, t']         (vectors of channels, matrices w[t, t'])
 
@@ -70,7 +70,7 @@ PANEL = panel_columns(4)
 PLANE_GAP = 16                  # floats between the places' matrices, which otherwise meet in the same cache sets
 KINDS = ((3, 3), (1, 1)), ((5, 5), (1, 1)), ((4, 4), (2, 2))     # kernel and stride
 LEAST_CHANNELS = 16             # from 120 pixels on 1.3 to 1.4 times as fast as winograd_rows.py
-MOST_OF_LARGE = 64              # channels, for 64 places: more take longer, as U leaves the second cache; error: 2e-5
+MOST_OF_LARGE = {3: 64, 5: 256}  # channels for 64 places, by r: of more, U is too large, and 3x3 ones err by 2e-5
 FEWER = 0.9                     # times as many products at most, for them to pay
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
 LEAST_FOLDED = 5                # tiles of an image, where the stride is 2: four times as many weights to transform
@@ -78,7 +78,7 @@ MOST_WEIGHTS = 2500             # for each tile of a weight gradient, at each pl
 LEAST_TILES = 12                # of a weight gradient, which is a sum over them
 PART_TILES = 24                 # of a weight gradient's part, at least
 MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
-LONGEST_PART = 2**12            # tiles, for which there are more parts: a sum over 4 times as many rounds twice as much
+LONGEST_PART = {N: 2**12, LARGE_N: 2**8}     # tiles; for more there are more parts: a sum over 4 times as many errs twice
 MOST_PARTIAL_WEIGHTS = 2**23    # in all of these
 RUN = 1024                      # numbers of the parts that a task adds up
 NO_WEIGHTS = np.empty((0, 0, 0, 0), np.float32)     # in place of those that have been transformed before
@@ -168,18 +168,20 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     if not len(x):
         return None
     C, O, r = x.shape[3], y.shape[3], _taps(kernel_hw, geometry)
+    n = _points(r, (C, O), y.shape[1:3]) if r == 5 else N    # of 3x3 kernels 0.93 to 1.1 times as fast with LARGE_N
     source = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
     rows = source[0]**2 * C
-    grid = tuple(-(-n // (N + 1 - r)) for n in y.shape[1:3])
-    tiles, total = _tiles_at_once(rows, O, N, 1), len(x) * math.prod(grid)
+    m = n + 1 - r
+    grid = tuple(-(-size // m) for size in y.shape[1:3])
+    tiles, total = _tiles_at_once(rows, O, n, 1), len(x) * math.prod(grid)
     x, (y, places) = np.ascontiguousarray(x), stored(y)
     count = max(1, min(MOST_PARTS, total // min(tiles, PART_TILES)))
-    most = max(1, MOST_PARTIAL_WEIGHTS // (count * N * N * rows * O))
-    count *= min(most, -(-total // (count * LONGEST_PART)))
+    most = max(1, MOST_PARTIAL_WEIGHTS // (count * n * n * rows * O))
+    count *= min(most, -(-total // (count * LONGEST_PART[n])))
     of_part = -(-total // count)
     tiles = -(-of_part // max(1, round(of_part / tiles)))    # of a block, each of which adds to all of dU
-    parts = empty((count, N, N, rows * O + PLANE_GAP), x.dtype)
-    scratch = scratch_for(_scratch_shape(tiles, rows, O, N + 1 - r, N, numba.get_num_threads()), x.dtype)
+    parts = empty((count, n, n, rows * O + PLANE_GAP), x.dtype)
+    scratch = scratch_for(_scratch_shape(tiles, rows, O, m, n, numba.get_num_threads()), x.dtype)
     w, nothing, is_far = empty((*kernel_hw, C, O), x.dtype), np.zeros(O, x.dtype), ONE if is_streamed(x, y) else STAY
     total = correlate_tiles(x, y, places, parts, nothing, w, source, grid, r, tiles, is_far, scratch, none_taken())
     return w if math.isfinite(total) else None
@@ -231,13 +233,14 @@ def _convolve(x, w, is_gathering, channels, b, source, target, r, out_hw, relu, 
 
 @functools.lru_cache(maxsize=1024)
 def _points(r, channels, out_hw):
-    """n: N, or LARGE_N for 3x3 kernels of few channels where tiles of 6x6 pixels take fewer products than those of 4x4.
+    """n: N, or LARGE_N for 3x3 kernels of few channels, and most 5x5 ones, if the larger tiles take fewer products.
 
-    The last ones reach beyond the image: 128 pixels are 22 x 22 tiles of 64 products, or 32 x 32 of 36, which takes 1.1
-    times as long; 32 pixels are 6 x 6 or 8 x 8, which is the same.
+    The last ones reach beyond the image: of 3x3 kernels 128 pixels are 22 x 22 tiles of 64 products, or 32 x 32 of 36,
+    which takes 1.1 times as long; 32 pixels are 6 x 6 or 8 x 8, which is the same. Of 5x5 kernels a pixel takes 4
+    products, or 9, and 1.5 to 2 times as long.
     """
     few, many = (n * n * math.prod(-(-size // (n + 1 - r)) for size in out_hw) for n in (LARGE_N, N))
-    return LARGE_N if r == 3 and max(channels) <= MOST_OF_LARGE and few <= FEWER * many else N
+    return LARGE_N if max(channels) <= MOST_OF_LARGE.get(r, 0) and few <= FEWER * many else N
 
 
 @functools.lru_cache(maxsize=1024)
@@ -328,8 +331,10 @@ def _transform(w, first, tap, size, U, rows, row, column):
     KH, KW, s = size
     plane, panel = U.shape[2], column // PANEL * PANEL
     source, to = (w, first, s * KW * tap, s * tap), panel * rows + row * PANEL + column - panel
-    if len(U) == LARGE_N:
+    if len(U) == LARGE_N and KH == 3:
         transform("G(6,3)", source, (flattened(U), to, LARGE_N * plane, plane))
+    elif len(U) == LARGE_N:
+        transform("G(4,5)", source, (flattened(U), to, LARGE_N * plane, plane))
     elif KH // s == 3:
         transform("G(4,3)", source, (flattened(U), to, N * plane, plane))
     elif KH // s == 5:
@@ -381,9 +386,9 @@ def _convolve_tiles(task, lanes, x, x_places, U, nothing, y, epilogue, source, t
     window = scratch[n * n * (v_step + m_step):]
     m = n + 1 - r
     if x_places.size:
-        unpooled_to_places(x, x_places, (first, count), source, grid, m, n, V, v_step, window)
+        unpooled_to_places(x, x_places, (first, count), source, grid, m, n, n, V, v_step, window)
     else:
-        to_places(x, (first, count), source, grid, m, n, V, v_step, window)
+        to_places(x, (first, count), source, grid, m, n, n, V, v_step, window)
     later = first + lanes * tiles
     place, later_count = position(later, grid), 0
     if epilogue[3] and not x_places.size:                    # what the caches hold comes without being asked for
@@ -395,7 +400,7 @@ def _convolve_tiles(task, lanes, x, x_places, U, nothing, y, epilogue, source, t
     if epilogue[2].size:
         from_places_pooled(M, m_step, y, epilogue, (first, count), grid, m, window, (check, STAY))
     else:
-        from_places(M, m_step, y, epilogue, (first, count), target, grid, m, window, (check, STAY))
+        from_places(M, m_step, y, epilogue, (first, count), target, grid, m, n, window, (check, STAY))
 
 
 # ---- The weight gradient -----------------------------------------------------------------------------------
@@ -418,36 +423,36 @@ def correlate_tiles(x, y, places, parts, nothing, w, source, grid, r, tiles, is_
         _add_parts(parts, U[run * RUN:(run + 1) * RUN], np.int64(run * RUN))
     checks = np.empty(w.shape[2], w.dtype)
     for c in prange(w.shape[2]):
-        checks[c] = _weights_back(U, np.int64(c), w, source[0], parts.shape[3])
+        checks[c] = _weights_back(U, np.int64(c), w, source[0], parts.shape[1], parts.shape[3])
     return sum_of(checks)
 
 
 @inner
 def _add_part(k, x, y, places, parts, nothing, source, grid, r, tiles, is_far, scratch):
-    C, O, plane = source[0]**2 * x.shape[3], y.shape[3], parts.shape[3]
-    m = N + 1 - r
+    C, O, (_, n, _, plane) = source[0]**2 * x.shape[3], y.shape[3], parts.shape
+    m = n + 1 - r
     v_step, d_step = tiles * C + PLANE_GAP, tiles * O + PLANE_GAP
-    V, D = scratch[:N * N * v_step], scratch[N * N * v_step:N * N * (v_step + d_step)]
-    window = scratch[N * N * (v_step + d_step):]
+    V, D = scratch[:n * n * v_step], scratch[n * n * v_step:n * n * (v_step + d_step)]
+    window = scratch[n * n * (v_step + d_step):]
     sums = flattened(parts[k])
     everything = len(x) * grid[0] * grid[1]
     begin, end = k * everything // len(parts), (k + 1) * everything // len(parts)
     for first in range(begin, end, tiles):
         count = min(tiles, end - first)
-        to_places(x, (first, count), source, grid, m, np.int64(N), V, v_step, window)
+        to_places(x, (first, count), source, grid, m, n, n, V, v_step, window)
         if places.size:
-            unpooled_to_places(y, places, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
+            unpooled_to_places(y, places, (first, count), (ONE, STAY, STAY), grid, m, m, n, D, d_step, window)
         else:
-            to_places(y, (first, count), (ONE, STAY, STAY), grid, m, m, D, d_step, window)
+            to_places(y, (first, count), (ONE, STAY, STAY), grid, m, m, n, D, d_step, window)
         x_place = y_place = position(first + tiles, grid)
         later_count = min(tiles, everything - first - tiles) if is_far else 0
-        for p in range(N * N):
+        for p in range(n * n):
             here = sums, p * plane, O
             multiply("whole", (V, p * v_step, NEXT, C), (D, p * d_step, PANEL, O),
                      here if first > begin else (nothing, STAY, STAY), here, (C, O, count), NO_FLOOR, None,
                      None)
-            x_part = part(later_count, p, N * N)
-            x_place = ask_for(x, x_place, x_part, source, grid, m, np.int64(N))
+            x_part = part(later_count, p, n * n)
+            x_place = ask_for(x, x_place, x_part, source, grid, m, n)
             y_place = ask_for(y, y_place, 0 if places.size else x_part, (ONE, STAY, STAY), grid, m, m)
 
 
@@ -461,13 +466,13 @@ def _add_parts(parts, sums, first):
 
 
 @inner
-def _weights_back(U, c, w, s, plane):
+def _weights_back(U, c, w, s, n, plane):
     """The weights of input channel c, w[s*t + a, s*t' + b, c]; returns the sum of them."""
     KH, KW, C, O = w.shape
     check = w.dtype.type(0)
     for a in range(s):
         for b in range(s):
-            _row_back(U, flattened(w), ((a * s + b) * C + c) * O, ((a * KW + b) * C + c) * O, w.shape, s, plane)
+            _row_back(U, flattened(w), ((a * s + b) * C + c) * O, ((a * KW + b) * C + c) * O, w.shape, s, n, plane)
     for u in range(KH):
         for v in range(KW):
             check += sum_of(w[u, v, c])
@@ -475,12 +480,14 @@ def _weights_back(U, c, w, s, plane):
 
 
 @inner
-def _row_back(U, w, from_, to, shape, s, plane):
+def _row_back(U, w, from_, to, shape, s, n, plane):
     """w = G^T dU G for a row of channels"""
     KH, KW, C, O = shape
     down, across = s * KW * C * O, s * C * O
     for o in range(0, O, LANES):
-        if KH // s == 3:
+        if n == LARGE_N:
+            transform("GT(4,5)", (U, from_ + o, LARGE_N * plane, plane), (w, to + o, down, across))
+        elif KH // s == 3:
             transform("GT(4,3)", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
         elif KH // s == 5:
             transform("GT(2,5)", (U, from_ + o, N * plane, plane), (w, to + o, down, across))

@@ -5,7 +5,7 @@ transformed values go to as many places: V[p, tile, channel] for the matrix that
 that reaches beyond the image is copied to a window first, with zeros, or from one back.
 
     side = (s, top, left): an image's, as the head of winograd.py has it        grid = (rows, columns) of tiles
-    m: the pixels by which one tile begins after the one before
+    m: the pixels by which one tile begins after the one before         points: N or LARGE_N, as there are places a side
 """
 import numpy as np
 
@@ -17,8 +17,8 @@ from tinynet.kernels.winograd_transform import LANES, LARGE_N, N, finish, finish
 
 
 @inner
-def to_places(x, tiles, side, grid, m, size, V, step, window):
-    """V[p, tile, channel] = (B^T X B)[p] for tiles of size N or LARGE_N, or (A X A^T)[p], of N x N, for tiles of size m
+def to_places(x, tiles, side, grid, m, size, points, V, step, window):
+    """V[p, tile, channel] = (B^T X B)[p] for tiles of as many pixels as points, or (A X A^T)[p] for tiles of size m
 
     tiles = (first, how many) of all in the grids of all images; a tile begins m folded pixels after the one before.
     """
@@ -40,6 +40,8 @@ def to_places(x, tiles, side, grid, m, size, V, step, window):
                 from_ = (pixels, at + a * pitch + c, s * pitch, s * C)
                 if size == LARGE_N:
                     transform("BT8", from_, (V, to, LARGE_N * step, step))
+                elif points == LARGE_N:
+                    transform("A(4,5)", from_, (V, to, LARGE_N * step, step))
                 elif size == N:
                     transform("BT6", from_, (V, to, N * step, step))
                 elif size == 4:
@@ -53,7 +55,7 @@ def to_places(x, tiles, side, grid, m, size, V, step, window):
 
 
 @inner
-def unpooled_to_places(x, places, tiles, side, grid, m, size, V, step, window):
+def unpooled_to_places(x, places, tiles, side, grid, m, size, points, V, step, window):
     """The same of images, not folded, of whose 2x2 pixels x has one and `places` says which.
 
     (A function of its own: with both in one, few channels took 3 to 8 % longer.)
@@ -78,6 +80,8 @@ def unpooled_to_places(x, places, tiles, side, grid, m, size, V, step, window):
             from_, which = (pixels, at + c, pitch, C), (ranks, at + c, pitch, C)
             if size == LARGE_N:
                 transform_unpooled("BT8", from_, which, skipped, (V, to, LARGE_N * step, step))
+            elif points == LARGE_N:
+                transform_unpooled("A(4,5)", from_, which, skipped, (V, to, LARGE_N * step, step))
             elif size == N:
                 transform_unpooled("BT6", from_, which, skipped, (V, to, N * step, step))
             elif size == 4:
@@ -91,13 +95,13 @@ def unpooled_to_places(x, places, tiles, side, grid, m, size, V, step, window):
 
 
 @inner
-def from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
+def from_places(M, step, y, epilogue, tiles, side, grid, m, points, window, check):
     """y's tiles = max(A^T M A + bias, floor)"""
     first, count = tiles
     s, top, left = side
     bias, floor, _, streams = epilogue
     _, H, W, O = y.shape
-    width, across = s * m, LARGE_N if m == 6 else N
+    width = s * m
     n, row, column = position(first, grid)
     at_m = 0
     for _ in range(count):
@@ -109,10 +113,12 @@ def from_places(M, step, y, epilogue, tiles, side, grid, m, window, check):
             pixels, at, pitch = window, 0, width * O
         for a in range(s):
             for o in range(0, s * O, LANES):
-                from_, to = (M, at_m, across * step, step), (pixels, at + a * pitch + o, s * pitch, s * O)
+                from_, to = (M, at_m, points * step, step), (pixels, at + a * pitch + o, s * pitch, s * O)
                 its_bias = bias, o if o < O else o - O
                 if m == 6:
                     finish("AT(6,3)", from_, to, its_bias, floor, check, streams * inside)
+                elif points == LARGE_N:
+                    finish("AT(4,5)", from_, to, its_bias, floor, check, streams * inside)
                 elif m == 4:
                     finish("AT(4,3)", from_, to, its_bias, floor, check, streams * inside)
                 elif m == 2:

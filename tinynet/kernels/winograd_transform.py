@@ -44,7 +44,7 @@ from tinynet.typing import Array
 N, LARGE_N = 6, 8               # how many points, infinity with them
 POINTS = {N: tuple(map(Fraction, ("0", "1", "-1", "2", "-1/2"))),
           LARGE_N: tuple(map(Fraction, ("0", "1", "-1", "2", "-2", "1/2", "-1/2")))}     # without it
-SIZES = (4, 3), (5, 2), (2, 5), (6, 3)         # (m, r)
+SIZES = (4, 3), (5, 2), (2, 5), (6, 3), (4, 5)         # (m, r)
 LANES = VECTOR_BYTES // 4        # float32 in a vector
 
 
