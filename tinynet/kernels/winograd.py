@@ -71,6 +71,7 @@ PLANE_GAP = 16                  # floats between the places' matrices, which oth
 KINDS = ((3, 3), (1, 1)), ((5, 5), (1, 1)), ((4, 4), (2, 2))     # kernel and stride
 LEAST_CHANNELS = 16             # from 120 pixels on 1.3 to 1.4 times as fast as winograd_rows.py
 MOST_OF_LARGE = {3: 64, 5: 256}  # channels for 64 places, by r: of more, U is too large, and 3x3 ones err by 2e-5
+LEAST_OF_LARGE = 9              # tiles of an image: with 4, a single one took up to 1.5 times as long
 FEWER = 0.9                     # times as many products at most, for them to pay
 LEAST_FILLED = 0.55             # the part of the tiles that lies in the image; from the count of products, not timed
 LEAST_FOLDED = 5                # tiles of an image, where the stride is 2: four times as many weights to transform
@@ -168,7 +169,9 @@ def weight_gradient(x: Array, y: Array | Unpooled, geometry: Geometry, kernel_hw
     if not len(x):
         return None
     C, O, r = x.shape[3], y.shape[3], _taps(kernel_hw, geometry)
-    n = _points(r, (C, O), y.shape[1:3]) if r == 5 else N    # of 3x3 kernels 0.93 to 1.1 times as fast with LARGE_N
+    n = N                                                    # of 3x3 kernels 0.93 to 1.1 times as fast with LARGE_N
+    if r == 5:
+        n = _points(r, (C, O), y.shape[1:3], -(-PART_TILES // len(x)))
     source = (geometry.stride[0], geometry.padding[0][0], geometry.padding[1][0])
     rows = source[0]**2 * C
     m = n + 1 - r
@@ -208,7 +211,7 @@ def _transformed(w, is_gathering, n):
 
 def _convolve(x, w, is_gathering, channels, b, source, target, r, out_hw, relu, pool=False):
     """The convolution of the head of this file, as (s, top, left) of x and of y say; None if it isn't finite."""
-    n = _points(r, w.shape[2:], out_hw)
+    n = _points(r, w.shape[2:], out_hw, LEAST_OF_LARGE)
     U = prepared.known(_transformed, w, is_gathering, n)
     if U is None:
         w, U = np.ascontiguousarray(w), _room_for_weights(w, is_gathering, n)
@@ -232,15 +235,16 @@ def _convolve(x, w, is_gathering, channels, b, source, target, r, out_hw, relu, 
 
 
 @functools.lru_cache(maxsize=1024)
-def _points(r, channels, out_hw):
+def _points(r, channels, out_hw, least):
     """n: N, or LARGE_N for 3x3 kernels of few channels, and most 5x5 ones, if the larger tiles take fewer products.
 
     The last ones reach beyond the image: of 3x3 kernels 128 pixels are 22 x 22 tiles of 64 products, or 32 x 32 of 36,
     which takes 1.1 times as long; 32 pixels are 6 x 6 or 8 x 8, which is the same. Of 5x5 kernels a pixel takes 4
-    products, or 9, and 1.5 to 2 times as long.
+    products, or 9, and 1.5 to 2 times as long. least: how many larger tiles an image has to have.
     """
-    few, many = (n * n * math.prod(-(-size // (n + 1 - r)) for size in out_hw) for n in (LARGE_N, N))
-    return LARGE_N if max(channels) <= MOST_OF_LARGE.get(r, 0) and few <= FEWER * many else N
+    large, usual = (math.prod(-(-size // (n + 1 - r)) for size in out_hw) for n in (LARGE_N, N))
+    pays = large >= least and LARGE_N**2 * large <= FEWER * N**2 * usual
+    return LARGE_N if pays and max(channels) <= MOST_OF_LARGE.get(r, 0) else N
 
 
 @functools.lru_cache(maxsize=1024)
