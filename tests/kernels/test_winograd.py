@@ -82,11 +82,14 @@ def test_where_tiles_are_large():
        padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
        C=st.sampled_from([16, 32]), O=st.sampled_from([16, 48]))
 def test_equals_the_direct_sum(kind, N, hw, padding, C, O):
+    """To 1e-5; but for tiles of 6x6 pixels, which are held to the 2e-5 that are promised."""
     arguments = case(kind, N, hw, padding, C, O)
     exact = both(*arguments, exactly=True)
     for name, result in both(*arguments).items():
         assert result.dtype == np.float32 and result.shape == exact[name].shape
-        assert relative(result, exact[name]) < 2e-5, name
+        is_image = name != "weight_gradient" and kind == 1
+        points = winograd._points(3, (C, O), result.shape[1:3], winograd.LEAST_OF_LARGE) if is_image else transforms.N
+        assert relative(result, exact[name]) < (2e-5 if points == transforms.LARGE_N else 1e-5), name
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3])

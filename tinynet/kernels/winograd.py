@@ -79,8 +79,8 @@ MOST_WEIGHTS = 2500             # for each tile of a weight gradient, at each pl
 LEAST_TILES = 12                # of a weight gradient, which is a sum over them
 PART_TILES = 24                 # of a weight gradient's part, at least
 MOST_PARTS = 4                  # of a weight gradient: each is 4 times as large as the weights, and has to be added up
-LONGEST_PART = {N: 2**12, LARGE_N: 2**8}     # tiles: four times longer sums have twice the error
-MOST_PARTIAL_WEIGHTS = 2**23    # in all of these
+LONGEST_PART = {N: 2**12, LARGE_N: 2**8}     # tiles, for which there are more parts: the error grows with their root
+MOST_PARTIAL_WEIGHTS = 2**23    # in all of these parts
 RUN = 1024                      # numbers of the parts that a task adds up
 NO_WEIGHTS = np.empty((0, 0, 0, 0), np.float32)     # in place of those that have been transformed before
 
@@ -240,7 +240,7 @@ def _points(r, channels, out_hw, least):
 
     The last ones reach beyond the image: of 3x3 kernels 128 pixels are 22 x 22 tiles of 64 products, or 32 x 32 of 36,
     which takes 1.1 times as long; 32 pixels are 6 x 6 or 8 x 8, which is the same. Of 5x5 kernels a pixel takes 4
-    products, or 9, and 1.5 to 2 times as long. least: how many larger tiles an image has to have.
+    products, or 9, and up to twice as long. least: how many larger tiles an image has to have.
     """
     large, usual = (math.prod(-(-size // (n + 1 - r)) for size in out_hw) for n in (LARGE_N, N))
     pays = large >= least and LARGE_N**2 * large <= FEWER * N**2 * usual

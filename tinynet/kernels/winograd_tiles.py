@@ -38,18 +38,19 @@ def to_places(x, tiles, side, grid, m, size, points, V, step, window):
         for a in range(s):                                   # (a third loop, over b, took 5 to 10 % longer)
             for c in range(0, s * C, LANES):                 # b and c: pixels side by side are one behind the other
                 from_ = (pixels, at + a * pitch + c, s * pitch, s * C)
+                to_all = V, to, points * step, step
                 if size == LARGE_N:
-                    transform("BT8", from_, (V, to, LARGE_N * step, step))
+                    transform("BT8", from_, to_all)
                 elif points == LARGE_N:
-                    transform("A(4,5)", from_, (V, to, LARGE_N * step, step))
+                    transform("A(4,5)", from_, to_all)
                 elif size == N:
-                    transform("BT6", from_, (V, to, N * step, step))
+                    transform("BT6", from_, to_all)
                 elif size == 4:
-                    transform("A(4,3)", from_, (V, to, N * step, step))
+                    transform("A(4,3)", from_, to_all)
                 elif size == 2:
-                    transform("A(2,5)", from_, (V, to, N * step, step))
+                    transform("A(2,5)", from_, to_all)
                 else:
-                    transform("A(5,2)", from_, (V, to, N * step, step))
+                    transform("A(5,2)", from_, to_all)
                 to += LANES
         n, row, column = next_position(n, row, column, grid)
 
@@ -78,18 +79,19 @@ def unpooled_to_places(x, places, tiles, side, grid, m, size, points, V, step, w
             pixels, ranks, at, pitch = window, place_window, 0, width * C
         for c in range(0, C, LANES):
             from_, which = (pixels, at + c, pitch, C), (ranks, at + c, pitch, C)
+            to_all = V, to, points * step, step
             if size == LARGE_N:
-                transform_unpooled("BT8", from_, which, skipped, (V, to, LARGE_N * step, step))
+                transform_unpooled("BT8", from_, which, skipped, to_all)
             elif points == LARGE_N:
-                transform_unpooled("A(4,5)", from_, which, skipped, (V, to, LARGE_N * step, step))
+                transform_unpooled("A(4,5)", from_, which, skipped, to_all)
             elif size == N:
-                transform_unpooled("BT6", from_, which, skipped, (V, to, N * step, step))
+                transform_unpooled("BT6", from_, which, skipped, to_all)
             elif size == 4:
-                transform_unpooled("A(4,3)", from_, which, skipped, (V, to, N * step, step))
+                transform_unpooled("A(4,3)", from_, which, skipped, to_all)
             elif size == 2:
-                transform_unpooled("A(2,5)", from_, which, skipped, (V, to, N * step, step))
+                transform_unpooled("A(2,5)", from_, which, skipped, to_all)
             else:
-                transform_unpooled("A(5,2)", from_, which, skipped, (V, to, N * step, step))
+                transform_unpooled("A(5,2)", from_, which, skipped, to_all)
             to += LANES
         n, row, column = next_position(n, row, column, grid)
 

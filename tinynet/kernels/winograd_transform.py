@@ -111,7 +111,7 @@ def _two_steps():
 
 
 def _in_pairs(matrix, n):
-    """A matrix with a column for each point, as two factors; the right one takes what a and -a give together."""
+    """A matrix with a column for each point as (left, right); right adds and subtracts what a and -a give."""
     points, left, right = POINTS[n], matrix.copy(), np.eye(n, dtype=int)
     for j, k in ((j, points.index(-a)) for j, a in enumerate(points) if a > 0 and -a in points):
         left[:, j], left[:, k] = (matrix[:, j] + matrix[:, k]) / 2, (matrix[:, j] - matrix[:, k]) / 2
