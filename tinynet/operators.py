@@ -14,6 +14,7 @@ import numpy as np
 from tinynet.autograd import Op
 from tinynet.kernels.elementwise import add, add_to, multiply, subtract
 from tinynet.kernels.matmul import matmul
+from tinynet.kernels.memory import zeros
 from tinynet.kernels.reduction import sum_rows
 from tinynet.typing import Array, DType, Shape
 
@@ -222,7 +223,7 @@ class IndexAdd(Op):
         self.index, self.shape = index, shape
 
     def forward(self, x: Array) -> Array:
-        y = np.zeros(self.shape, x.dtype)
+        y = zeros(self.shape, x.dtype)
         parts = self.index if isinstance(self.index, tuple) else (self.index,)
         if any(isinstance(p, (np.ndarray, list)) for p in parts):
             np.add.at(y, self.index, x)

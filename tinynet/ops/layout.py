@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinynet.autograd import Op
+from tinynet.kernels.memory import empty
 from tinynet.operators import Index
 from tinynet.shapes import integer
 from tinynet.tensor import Gradients, Tensor, TensorLike, as_tensor
@@ -21,7 +22,8 @@ class Pad(Op):
 
     def forward(self, x: Array) -> Array:
         self.inner = tuple(slice(before, before + n) for (before, _), n in zip(self.width, x.shape, strict=True))
-        y = np.full(self.output_shape(x.shape), self.value, x.dtype)
+        y = empty(self.output_shape(x.shape), x.dtype)
+        y.fill(self.value)
         y[self.inner] = x
         return y
 
