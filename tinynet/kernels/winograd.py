@@ -489,7 +489,7 @@ def _row_back(U, w, from_, to, shape, s, n, plane):
     KH, KW, C, O = shape
     down, across = s * KW * C * O, s * C * O
     for o in range(0, O, LANES):
-        if n == LARGE_N:
+        if n == LARGE_N:                                     # of 5x5 kernels alone: see weight_gradient
             transform("GT(4,5)", (U, from_ + o, LARGE_N * plane, plane), (w, to + o, down, across))
         elif KH // s == 3:
             transform("GT(4,3)", (U, from_ + o, N * plane, plane), (w, to + o, down, across))
